@@ -1,0 +1,1 @@
+//! The state stream: framing, schemas, errors.
