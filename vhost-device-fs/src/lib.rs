@@ -1,1 +1,21 @@
-//! placeholder
+//! A virtio-fs device whose state migrates: a FUSE server that passes a host directory through to a guest.
+//!
+//! # The way through the code
+//!
+//! ```text
+//! args -> config -> device (common::device::Device)
+//!                     |
+//!   ring -> fuse/ (bytes: decode, INIT, dispatch, encode) -> passthrough/ (files: FileSystem) -> host
+//!                     |          \___ operations ___/          |
+//!                     |                                      store/ (nodeids, locations, descriptors)
+//!                     +-> save -> state (plain data) -> common::state
+//!                         load <-        <-
+//! ```
+//!
+//! `fuse/` knows the FUSE protocol and no file; `passthrough/` and `store/` know files and no FUSE bytes.
+//! They meet in [`operations`], plain types without behaviour. Only `save.rs` and `load.rs` see both live
+//! and state types.
+
+pub mod config;
+pub mod fuse;
+pub mod operations;

@@ -1,0 +1,138 @@
+//! The configuration of the device, validated. Knows nothing of the command line it came from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Greatest length of a mount tag in bytes (virtio 1.3, 5.11.4).
+pub const TAG_BYTES_MAX: usize = 36;
+
+/// What may be cached in the guest, and for how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cache {
+    /// Data until the file is opened again, metadata for a second.
+    #[default]
+    Auto,
+    /// Everything, for a day: nobody else changes the share.
+    Always,
+    /// Nothing.
+    Never,
+    /// Metadata for a day, no data.
+    Metadata,
+}
+
+impl Cache {
+    /// For how long the guest may trust a name and attributes without asking again.
+    pub fn timeout(self) -> Duration {
+        match self {
+            Self::Auto => Duration::from_secs(1),
+            Self::Always | Self::Metadata => Duration::from_hours(24),
+            Self::Never => Duration::ZERO,
+        }
+    }
+}
+
+/// Whether inodes are remembered by file handles (`name_to_handle_at`), which needs `CAP_DAC_READ_SEARCH`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InodeFileHandles {
+    /// By path only.
+    Never,
+    /// By handle where the file system and our privileges allow it, else by path.
+    #[default]
+    Prefer,
+    /// By handle; starting fails where that is impossible.
+    Mandatory,
+}
+
+/// What becomes of a migration when an inode or handle cannot be carried over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MigrationOnError {
+    /// The migration fails.
+    #[default]
+    Abort,
+    /// The migration goes on, and the guest sees an error on that inode or handle.
+    GuestError,
+}
+
+/// How the destination finds inodes first. Both ways always travel; the other one is the fall-back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MigrationMode {
+    /// By the paths under which the guest knows them.
+    #[default]
+    FindPaths,
+    /// By file handles, for a destination on the same file system.
+    FileHandles,
+}
+
+/// How the device is to behave. Built by `args.rs` from a command line, or by hand in tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent switches of the operator's"
+)]
+pub struct Config {
+    /// The directory that the guest sees as its root.
+    pub shared_dir: PathBuf,
+    /// Mount tag in the config space; `None`: the front-end has one of its own.
+    pub tag: Option<String>,
+    /// Number of request rings, beside the high-priority ring.
+    pub request_rings: u16,
+    /// What the guest may cache.
+    pub cache: Cache,
+    /// The guest may hold back writes.
+    pub writeback: bool,
+    /// READDIRPLUS is offered.
+    pub readdirplus: bool,
+    /// Extended attributes are passed through.
+    pub xattr: bool,
+    /// The guest labels what it creates (`FUSE_SECURITY_CTX`).
+    pub security_label: bool,
+    /// Nothing on the share may be changed.
+    pub readonly: bool,
+    /// `O_DIRECT` of the guest reaches the host's files.
+    pub allow_direct_io: bool,
+    /// Files opened for direct I/O may be mapped in the guest.
+    pub allow_mmap: bool,
+    /// Mount points below the share are shown as such.
+    pub announce_submounts: bool,
+    /// `O_NOATIME` of the guest reaches the host's files.
+    pub preserve_noatime: bool,
+    /// Set-user-id and set-group-id bits are removed by us, not by the guest.
+    pub killpriv_v2: bool,
+    /// How inodes are remembered.
+    pub inode_file_handles: InodeFileHandles,
+    /// Greatest number of the host's descriptors that the device keeps open.
+    pub descriptors_max: u32,
+    /// How the destination finds inodes.
+    pub migration_mode: MigrationMode,
+    /// What becomes of a migration when something cannot be carried over.
+    pub migration_on_error: MigrationOnError,
+    /// Greatest number of bytes of unlinked but open files that travel with the state, in total.
+    pub orphan_bytes_max: u64,
+}
+
+impl Config {
+    /// The defaults for a shared directory.
+    pub fn new(shared_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            shared_dir: shared_dir.into(),
+            tag: None,
+            request_rings: 16,
+            cache: Cache::default(),
+            writeback: false,
+            readdirplus: true,
+            xattr: false,
+            security_label: false,
+            readonly: false,
+            allow_direct_io: false,
+            allow_mmap: false,
+            announce_submounts: true,
+            preserve_noatime: false,
+            killpriv_v2: false,
+            inode_file_handles: InodeFileHandles::default(),
+            descriptors_max: 1 << 16,
+            migration_mode: MigrationMode::default(),
+            migration_on_error: MigrationOnError::default(),
+            orphan_bytes_max: 64 << 20,
+        }
+    }
+}
