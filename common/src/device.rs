@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use crate::gate::{Gate, Token};
 use crate::memory::{GuestMemory, GuestMemoryHandle};
-use crate::request::Ring;
+use crate::ring::Ring;
 use crate::state::{DeviceKind, StateSchema};
 
 /// An error of a device's own layers, kept whole as the source of one of the errors below.

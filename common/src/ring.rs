@@ -1,0 +1,159 @@
+//! A ring as a device sees it while it serves it: pop requests, complete them, notify once per batch.
+//!
+//! Knows the gate and guest memory; does not know how rings are set up, nor what is in a request.
+
+use std::sync::Arc;
+
+use crate::gate::{Gate, Lane, Token};
+use crate::memory::{GuestMemory, GuestMemoryHandle};
+use crate::protocol::vring::{Popped, Vring};
+use crate::request::{Request, Segments};
+
+/// Requests completed before the guest is told, at most. Bounds how long the first waits for the last.
+const BATCH_MAX: u32 = 64;
+
+/// One ring, for the time of one call of [`Device::process`](crate::device::Device::process).
+///
+/// Completions are gathered and the guest is notified when the ring is empty, after a batch, or by
+/// [`flush`](Self::flush).
+pub struct Ring<'a> {
+    vring: &'a Vring,
+    memory: &'a GuestMemoryHandle,
+    gate: &'a Gate,
+    token: &'a Token,
+    spare: Segments,
+    unannounced: u32,
+    ran_empty: bool,
+}
+
+impl<'a> Ring<'a> {
+    pub(crate) fn new(
+        vring: &'a Vring,
+        memory: &'a GuestMemoryHandle,
+        gate: &'a Gate,
+        token: &'a Token,
+    ) -> Self {
+        Self {
+            vring,
+            memory,
+            gate,
+            token,
+            spare: Segments::default(),
+            unannounced: 0,
+            ran_empty: false,
+        }
+    }
+
+    /// Index of the ring among the device's rings.
+    pub fn index(&self) -> usize {
+        self.vring.index()
+    }
+
+    /// The next request, or `None` if there is none, or if the device is being suspended.
+    ///
+    /// Malformed chains are logged and given back to the guest with nothing written; a ring whose indices make no
+    /// sense is logged once and yields nothing until it is set up again.
+    pub fn pop(&mut self) -> Option<Request> {
+        self.ran_empty = false;
+        loop {
+            if !self.gate.is_open(Lane::Ring(self.index())) {
+                return None;
+            }
+            let memory: Arc<GuestMemory> = self.memory.snapshot();
+            match self.vring.pop(&memory, std::mem::take(&mut self.spare)) {
+                Popped::Request(request) => return Some(request),
+                Popped::Malformed { head, error, spare } => {
+                    log::warn!("ring {}: {error}; given back unserved", self.index());
+                    self.spare = spare;
+                    self.add_used(head, 0);
+                }
+                Popped::Nothing(spare) => {
+                    self.spare = spare;
+                    self.ran_empty = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Gives `request` back to the guest with `written` bytes written to it.
+    pub fn complete(&mut self, request: Request, written: u32) {
+        self.add_used(request.head(), written);
+        self.spare = request.segments;
+    }
+
+    /// Takes back a request that the device popped but does not want to start: it will be popped again, here or
+    /// after a migration. Only the request popped last can be put back, then the one before it, and so on.
+    pub fn put_back(&mut self, request: Request) -> Result<(), Request> {
+        if self.vring.put_back(&request) {
+            self.spare = request.segments;
+            Ok(())
+        } else {
+            Err(request)
+        }
+    }
+
+    /// Lets `request` complete on another thread, later; suspension waits for it.
+    pub fn detach(&self, request: Request) -> DetachedRequest {
+        DetachedRequest {
+            request,
+            vring: self.vring.clone(),
+            token: self.token.split(),
+        }
+    }
+
+    /// Tells the guest of what was completed so far: before something slow.
+    pub fn flush(&mut self) {
+        if self.unannounced > 0 {
+            self.unannounced = 0;
+            self.vring.notify();
+        }
+    }
+
+    /// Asks the guest not to kick while the ring is being served.
+    pub(crate) fn disable_notification(&self) {
+        self.vring.disable_notification();
+    }
+
+    /// Asks the guest for kicks again; returns whether the ring must be looked at once more, because the guest
+    /// added something after [`pop`](Self::pop) saw it empty and did not kick.
+    pub(crate) fn enable_notification(&self) -> bool {
+        self.vring.enable_notification() && self.ran_empty
+    }
+
+    fn add_used(&mut self, head: u16, written: u32) {
+        self.vring.add_used(head, written);
+        self.unannounced += 1;
+        if self.unannounced >= BATCH_MAX {
+            self.flush();
+        }
+    }
+}
+
+/// A request that ends on a thread of the device's own.
+#[derive(Debug)]
+#[must_use = "a request that is never completed is lost to the guest"]
+pub struct DetachedRequest {
+    request: Request,
+    vring: Vring,
+    token: Token,
+}
+
+impl DetachedRequest {
+    /// The request itself.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Gives the request back to the guest, with `written` bytes written to it, and notifies the guest.
+    pub fn complete(self, written: u32) {
+        let Self {
+            request,
+            vring,
+            token,
+        } = self;
+        vring.add_used(request.head(), written);
+        vring.notify();
+        drop(token);
+    }
+}
