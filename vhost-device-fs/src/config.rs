@@ -53,14 +53,27 @@ pub enum MigrationOnError {
     GuestError,
 }
 
-/// How the destination finds inodes first. Both ways always travel; the other one is the fall-back.
+/// How this back-end finds the inodes of a state that it loads. A state always carries both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MigrationMode {
-    /// By the paths under which the guest knows them.
+    /// By the paths under which the guest knew them. Handles of the state are not used: a forged one would reach
+    /// any file of the file system, below the share or not.
     #[default]
     FindPaths,
-    /// By file handles, for a destination on the same file system.
+    /// By file handle, and by path where that fails: for a source that is trusted, on the same file system.
     FileHandles,
+}
+
+/// Whether the guest sends the label of what it creates (`FUSE_SECURITY_CTX`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecurityLabel {
+    /// No.
+    #[default]
+    Never,
+    /// If it can.
+    Auto,
+    /// It must: mounting fails in a guest that cannot.
+    Always,
 }
 
 /// How the device is to behave. Built by `args.rs` from a command line, or by hand in tests.
@@ -84,8 +97,8 @@ pub struct Config {
     pub readdirplus: bool,
     /// Extended attributes are passed through.
     pub xattr: bool,
-    /// The guest labels what it creates (`FUSE_SECURITY_CTX`).
-    pub security_label: bool,
+    /// Whether the guest labels what it creates; needs `xattr`.
+    pub security_label: SecurityLabel,
     /// Nothing on the share may be changed.
     pub readonly: bool,
     /// `O_DIRECT` of the guest reaches the host's files.
@@ -102,7 +115,7 @@ pub struct Config {
     pub inode_file_handles: InodeFileHandles,
     /// Greatest number of the host's descriptors that the device keeps open.
     pub descriptors_max: u32,
-    /// How the destination finds inodes.
+    /// How the inodes of a loaded state are found.
     pub migration_mode: MigrationMode,
     /// What becomes of a migration when something cannot be carried over.
     pub migration_on_error: MigrationOnError,
@@ -121,7 +134,7 @@ impl Config {
             writeback: false,
             readdirplus: true,
             xattr: false,
-            security_label: false,
+            security_label: SecurityLabel::default(),
             readonly: false,
             allow_direct_io: false,
             allow_mmap: false,

@@ -1,0 +1,80 @@
+//! Structures as bytes: little-endian integers one after the other, padding spelled out as fields.
+//!
+//! Safe code only: no structure is ever laid over memory of the guest. Knows no structure of the protocol.
+
+/// Something with a fixed layout on the wire.
+pub trait Wire: Sized {
+    /// Size in bytes.
+    const SIZE: usize;
+
+    /// Takes the value off the front of `bytes`; `None`, and `bytes` of no more use, if they are too few.
+    fn take(bytes: &mut &[u8]) -> Option<Self>;
+
+    /// Appends the value to `out`.
+    fn append(&self, out: &mut Vec<u8>);
+}
+
+macro_rules! integers {
+    ($($type:ty),*) => {$(
+        impl Wire for $type {
+            const SIZE: usize = size_of::<Self>();
+
+            fn take(bytes: &mut &[u8]) -> Option<Self> {
+                let (head, tail) = bytes.split_first_chunk()?;
+                *bytes = tail;
+                Some(Self::from_le_bytes(*head))
+            }
+
+            fn append(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+integers!(u16, u32, u64, i32);
+
+impl<T: Wire + Copy + Default, const N: usize> Wire for [T; N] {
+    const SIZE: usize = N * T::SIZE;
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let mut array = [T::default(); N];
+        for element in &mut array {
+            *element = T::take(bytes)?;
+        }
+        Some(array)
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        for element in self {
+            element.append(out);
+        }
+    }
+}
+
+/// Declares structures and implements [`Wire`] for them, field by field in the order given.
+macro_rules! wire {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl $crate::fuse::wire::Wire for $name {
+            const SIZE: usize = 0 $(+ <$type as $crate::fuse::wire::Wire>::SIZE)*;
+
+            fn take(bytes: &mut &[u8]) -> Option<Self> {
+                Some(Self {
+                    $($field: $crate::fuse::wire::Wire::take(bytes)?,)*
+                })
+            }
+
+            fn append(&self, out: &mut Vec<u8>) {
+                $($crate::fuse::wire::Wire::append(&self.$field, out);)*
+            }
+        }
+    )*};
+}
+
+pub(crate) use wire;
