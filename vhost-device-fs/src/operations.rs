@@ -133,6 +133,9 @@ pub struct OpenReply {
 pub struct WriteOptions {
     /// The data comes from the guest's page cache (`FUSE_WRITE_CACHE`): the offset counts, even for `O_APPEND`.
     pub cached: bool,
+    /// The file is in append mode as the guest sees it now (`O_APPEND` in the flags of this WRITE). Not taken from
+    /// OPEN: `fcntl(F_SETFL)` changes it without telling us.
+    pub append: bool,
     /// Set-user-id, set-group-id and capabilities are to be removed (`FUSE_WRITE_KILL_SUIDGID`).
     pub kill_suidgid: bool,
 }
