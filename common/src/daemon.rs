@@ -1,1 +1,365 @@
-//! placeholder
+//! The scaffolding of a daemon: where front-ends come from, signals, logging, capabilities, exit codes.
+//!
+//! Knows no device beyond the trait. Conventions: vhost-user.rst, "Backend program conventions"; one guest per process by
+//! default, as libvirt, Cloud Hypervisor and `KubeVirt` expect of virtiofsd.
+//!
+//! # Exit codes
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | the front-end left, or SIGTERM or SIGINT came |
+//! | 1 | something failed at run time |
+//! | 2 | the command line is wrong (also what clap uses) |
+
+use std::fs::Permissions;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::args::{DaemonArgs, Level};
+use crate::device::{Device, StateSupport};
+use crate::protocol::{End, Host, SessionError};
+use crate::report;
+
+mod inherited;
+mod logging;
+
+/// After SIGTERM, requests in flight get this long; then the process ends with them.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What `--print-capabilities` prints (docs/interop/vhost-user.json in QEMU; libvirt reads `features` from here).
+#[derive(Clone, Copy, Debug)]
+pub struct Capabilities {
+    /// The back-end's type, such as `"fs"`.
+    pub kind: &'static str,
+    /// Names of features.
+    pub features: &'static [&'static str],
+}
+
+impl Capabilities {
+    /// The JSON text.
+    pub fn json(&self) -> String {
+        let features: Vec<String> = self
+            .features
+            .iter()
+            .map(|feature| format!("    \"{feature}\""))
+            .collect();
+        let list = if features.is_empty() {
+            "[]".to_owned()
+        } else {
+            format!("[\n{}\n  ]", features.join(",\n"))
+        };
+        format!(
+            "{{\n  \"type\": \"{}\",\n  \"features\": {list}\n}}\n",
+            self.kind
+        )
+    }
+}
+
+/// The daemon could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Neither a path nor a descriptor to find the front-end with.
+    #[error("one of --socket-path, --fd or socket activation (LISTEN_FDS) is needed")]
+    NoSocket,
+    /// The socket cannot be made.
+    #[error("host: socket {path} cannot be listened on")]
+    Listen {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A path that does not fit into a socket address.
+    #[error("the socket path has {len} bytes, at most 107 are possible: {path}")]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The group does not exist, or we may not give the socket to it.
+    #[error("host: socket cannot be given to group {group}")]
+    Group {
+        /// Its name.
+        group: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The inherited descriptor is not a UNIX stream socket.
+    #[error("descriptor {fd} is not a listening or connected UNIX stream socket")]
+    Descriptor {
+        /// The number.
+        fd: i32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Signals cannot be caught, or the socket cannot be waited on.
+    #[error("host: {doing}")]
+    Host {
+        /// What was attempted.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection failed.
+    #[error("the connection to the front-end failed")]
+    Session(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The device's own set-up failed.
+    #[error("the device cannot be set up as configured")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl DaemonError {
+    /// The device's own set-up failed.
+    pub fn device(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Device(error.into())
+    }
+
+    fn host(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { doing, source }
+    }
+}
+
+/// A daemon's `main`: answers `--print-capabilities` whatever else is on the command line, parses the command line, starts
+/// logging, and turns what `run` returns into an exit code.
+pub fn main<A: Parser>(
+    capabilities: &Capabilities,
+    level: impl FnOnce(&A) -> Level,
+    run: impl FnOnce(A) -> Result<(), DaemonError>,
+) -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.any(|argument| argument == "--print-capabilities" || argument == "-c") {
+        let printed = io::stdout().write_all(capabilities.json().as_bytes());
+        return ExitCode::from(u8::from(printed.is_err()));
+    }
+    let args = A::parse();
+    logging::start(level(&args).into());
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", report::chain(&error));
+            if matches!(
+                error,
+                DaemonError::NoSocket | DaemonError::PathTooLong { .. }
+            ) {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Serves `device` as the options say, until the front-end leaves (or, with `--persistent`, until a signal comes).
+pub fn run<D: Device>(args: &DaemonArgs, device: D) -> Result<(), DaemonError> {
+    let stop = stop_on_signal()?;
+    if let StateSupport::CannotBeSaved { reason } = device.state_support() {
+        log::warn!("this device cannot be migrated or saved: {reason}");
+    }
+    let entrance = Entrance::open(args)?;
+    let host = Host::new(device, args.options());
+    log::info!("Waiting for vhost-user socket connection...");
+    while let Some(front_end) = entrance.accept(stop.as_fd())? {
+        log::info!("front-end connected");
+        match host.serve(&front_end, stop.as_fd()) {
+            Ok(End::FrontEndLeft) => log::info!("front-end disconnected"),
+            Ok(End::Stopped) => break,
+            Ok(End::Refused) if args.persistent => {}
+            Ok(End::Refused) => {
+                return Err(DaemonError::Session(
+                    "a message was refused, see above".into(),
+                ));
+            }
+            Err(error) if args.persistent && is_of_the_connection(&error) => {
+                log::error!("connection closed: {}", report::chain(&error));
+            }
+            Err(error) => return Err(DaemonError::Session(error.into())),
+        }
+        if !args.persistent || entrance.is_single() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the next front-end may fare better.
+fn is_of_the_connection(error: &SessionError) -> bool {
+    match error {
+        SessionError::Relay(_) => true,
+        SessionError::Link(_) | SessionError::Daemon(_) | SessionError::Waker(_) => false,
+    }
+}
+
+/// A descriptor that becomes readable, for good, on SIGTERM or SIGINT. Should the process not have ended [`GRACE`] after
+/// that, because something in flight does not end, it is ended.
+fn stop_on_signal() -> Result<OwnedFd, DaemonError> {
+    let caught = DaemonError::host("signals cannot be caught");
+    let (stop, stopper) = UnixStream::pair().map_err(DaemonError::host("no socket pair"))?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(caught)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if signals.forever().next().is_some() {
+                log::info!("signal to end received");
+                drop(stopper);
+                std::thread::sleep(GRACE);
+                log::warn!("requests in flight have not ended; ending without them");
+                end_now();
+            }
+        })
+        .map_err(DaemonError::host("no thread for signals"))?;
+    Ok(stop.into())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "main itself is waiting for something that may never end"
+)]
+fn end_now() {
+    std::process::exit(0);
+}
+
+/// Where front-ends come from.
+enum Entrance {
+    /// One connection, already made.
+    Connected(UnixStream),
+    /// A socket to accept connections on; the path is removed in the end if it is ours.
+    Listening {
+        listener: UnixListener,
+        path: Option<PathBuf>,
+    },
+}
+
+impl Entrance {
+    fn open(args: &DaemonArgs) -> Result<Self, DaemonError> {
+        if let Some(path) = &args.socket_path {
+            let listener = listen_at(path, args.socket_group.as_deref())?;
+            return Ok(Self::Listening {
+                listener,
+                path: Some(path.clone()),
+            });
+        }
+        let fd = match args.fd {
+            Some(fd) => fd,
+            None => inherited::activated().ok_or(DaemonError::NoSocket)?,
+        };
+        let socket =
+            inherited::socket(fd).map_err(|source| DaemonError::Descriptor { fd, source })?;
+        Ok(match socket {
+            inherited::Socket::Connected(stream) => Self::Connected(stream),
+            inherited::Socket::Listening(listener) => Self::Listening {
+                listener,
+                path: None,
+            },
+        })
+    }
+
+    fn is_single(&self) -> bool {
+        match self {
+            Self::Connected(_) => true,
+            Self::Listening { .. } => false,
+        }
+    }
+
+    /// The next front-end; `None` if `stop` became readable first.
+    fn accept(&self, stop: BorrowedFd<'_>) -> Result<Option<UnixStream>, DaemonError> {
+        let listener = match self {
+            Self::Connected(stream) => {
+                let stream = stream.try_clone();
+                return stream
+                    .map(Some)
+                    .map_err(DaemonError::host("the connection cannot be duplicated"));
+            }
+            Self::Listening { listener, .. } => listener,
+        };
+        let waiting = DaemonError::host("front-ends cannot be waited for");
+        let mut sides = [
+            PollFd::from_borrowed_fd(stop, PollFlags::IN),
+            PollFd::new(listener, PollFlags::IN),
+        ];
+        loop {
+            match poll(&mut sides, None) {
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(waiting(error.into())),
+                Ok(_) => {}
+            }
+            let [stop, _] = &sides;
+            if !stop.revents().is_empty() {
+                return Ok(None);
+            }
+            return match listener.accept() {
+                Ok((stream, _)) => Ok(Some(stream)),
+                Err(error) => Err(waiting(error)),
+            };
+        }
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        if let Self::Listening {
+            path: Some(path), ..
+        } = self
+        {
+            let _gone_already = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A new socket at `path`; a stale one, that nobody listens on, is replaced.
+fn listen_at(path: &Path, group: Option<&str>) -> Result<UnixListener, DaemonError> {
+    let len = path.as_os_str().len();
+    if len > 107 {
+        return Err(DaemonError::PathTooLong {
+            path: path.to_owned(),
+            len,
+        });
+    }
+    let refused = |source| DaemonError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    if UnixStream::connect(path).is_ok() {
+        return Err(refused(io::Error::from(io::ErrorKind::AddrInUse)));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if is_socket(&metadata) => std::fs::remove_file(path).map_err(refused)?,
+        _ => {}
+    }
+    // Created so that nobody else can connect before the permissions are set.
+    let previous = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(previous);
+    let listener = bound.map_err(refused)?;
+    if let Some(group) = group {
+        give_to_group(path, group).map_err(|source| DaemonError::Group {
+            group: group.to_owned(),
+            source,
+        })?;
+    }
+    Ok(listener)
+}
+
+fn is_socket(metadata: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
+}
+
+fn give_to_group(path: &Path, group: &str) -> io::Result<()> {
+    let id = inherited::group_id(group)?;
+    std::os::unix::fs::chown(path, None, Some(id))?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o660))
+}

@@ -51,18 +51,20 @@ impl Lifecycle {
     /// The state after `event`. Total: no order of messages is an error, let alone a panic.
     #[must_use]
     pub fn next(self, event: Event) -> Self {
-        use Event::{Disconnect, LastRingStopped, Reset, Resume, RingStarted, Suspend};
-        use Lifecycle::{Started, Stopped, Suspended};
-        match (self, event) {
-            (Started | Suspended | Stopped, Suspend)
-            | (Suspended, RingStarted | LastRingStopped) => Suspended,
-            (Started, Resume { rings: true } | RingStarted | Reset { rings: true })
-            | (Suspended, Resume { rings: true } | Reset { rings: true })
-            | (Stopped, Resume { rings: true } | RingStarted | Reset { rings: true }) => Started,
-            (Started, Resume { rings: false } | LastRingStopped | Reset { rings: false })
-            | (Suspended, Resume { rings: false } | Reset { rings: false })
-            | (Stopped, Resume { rings: false } | LastRingStopped | Reset { rings: false })
-            | (Started | Suspended | Stopped, Disconnect) => Stopped,
+        match event {
+            Event::Suspend => Self::Suspended,
+            Event::Resume { rings: true } | Event::Reset { rings: true } => Self::Started,
+            Event::Resume { rings: false } | Event::Reset { rings: false } | Event::Disconnect => {
+                Self::Stopped
+            }
+            Event::RingStarted => match self {
+                Self::Suspended => Self::Suspended,
+                Self::Started | Self::Stopped => Self::Started,
+            },
+            Event::LastRingStopped => match self {
+                Self::Suspended => Self::Suspended,
+                Self::Started | Self::Stopped => Self::Stopped,
+            },
         }
     }
 

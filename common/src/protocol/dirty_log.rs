@@ -216,7 +216,7 @@ impl Bitmap for DirtyLogSlice<'_> {
     }
 }
 
-impl<'a> WithBitmapSlice<'a> for DirtyLogSlice<'_> {
+impl WithBitmapSlice<'_> for DirtyLogSlice<'_> {
     type S = Self;
 }
 

@@ -217,6 +217,15 @@ pub enum Direction {
     Load = 1,
 }
 
+impl fmt::Display for Direction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Save => "SAVE",
+            Self::Load => "LOAD",
+        })
+    }
+}
+
 /// Payload of `SET_DEVICE_STATE_FD`: `{direction: u32, phase: u32}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceState {
@@ -336,6 +345,31 @@ impl MemoryRegion {
         body
     }
 
+    fn decode_at(body: &[u8], at: usize) -> Option<Self> {
+        Some(Self {
+            guest_address: double_word(body, at)?,
+            size: double_word(body, at + 8)?,
+            user_address: double_word(body, at + 16)?,
+            file_offset: double_word(body, at + 24)?,
+        })
+    }
+
+    /// The region in a payload of `ADD_MEM_REG` or `REM_MEM_REG`; `None` if it is too short.
+    pub fn decode_single(body: &[u8]) -> Option<Self> {
+        Self::decode_at(body, 8)
+    }
+
+    /// The regions in a payload of `SET_MEM_TABLE`; `None` if it is too short for what it says.
+    pub fn decode_table(body: &[u8]) -> Option<Vec<Self>> {
+        let count = usize::try_from(word(body, 0)?).ok()?;
+        if body.len() < 8 + count.checked_mul(32)? {
+            return None;
+        }
+        (0..count)
+            .map(|index| Self::decode_at(body, 8 + index * 32))
+            .collect()
+    }
+
     /// Payload of `SET_MEM_TABLE`: `{count: u32, padding: u32}` and the regions.
     pub fn encode_table(regions: &[Self]) -> Vec<u8> {
         let count = u32::try_from(regions.len()).unwrap_or(u32::MAX);
@@ -360,6 +394,14 @@ impl DirtyLog {
     /// The payload.
     pub fn encode(self) -> Vec<u8> {
         [self.size.to_ne_bytes(), self.file_offset.to_ne_bytes()].concat()
+    }
+
+    /// `None` if `body` is too short.
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        Some(Self {
+            size: double_word(body, 0)?,
+            file_offset: double_word(body, 8)?,
+        })
     }
 }
 
@@ -450,6 +492,12 @@ impl Header {
 fn word(body: &[u8], at: usize) -> Option<u32> {
     let bytes = body.get(at..)?.first_chunk::<4>()?;
     Some(u32::from_ne_bytes(*bytes))
+}
+
+/// The `u64` at byte `at` of `body`.
+fn double_word(body: &[u8], at: usize) -> Option<u64> {
+    let bytes = body.get(at..)?.first_chunk::<8>()?;
+    Some(u64::from_ne_bytes(*bytes))
 }
 
 #[cfg(test)]

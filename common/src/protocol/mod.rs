@@ -1,7 +1,26 @@
 //! The vhost-user side: the only place, with `daemon.rs`, that names the stock crates' types.
+//!
+//! ```text
+//! front-end -- relay -- private link -- stock VhostUserDaemon -- adapter -- Device
+//!                |                                                  |
+//!                +--- SUSPEND, RESUME --> control <-- rings --------+-- transfer <- channel
+//! ```
 
+mod adapter;
+mod channel;
 pub mod codec;
+mod control;
 pub mod dirty_log;
+mod exit_events;
 mod membarrier;
 pub mod messages;
+mod relay;
+mod session;
+mod transfer;
+mod trust;
 pub(crate) mod vring;
+
+pub(crate) use relay::End;
+pub use session::Options;
+pub(crate) use session::{Host, SessionError};
+pub use transfer::{SaveChannel, TransferOptions};

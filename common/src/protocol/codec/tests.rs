@@ -126,7 +126,8 @@ fn a_short_write_is_finished_without_the_files() {
         let (near, far) = pair();
         rustix::net::sockopt::set_socket_send_buffer_size(&near, 1).unwrap();
         near.set_write_timeout(Some(limit)).unwrap();
-        let writer = thread::spawn(move || send_bytes(&near, &vec![5; 50_000], &[files(1)[0].as_fd()]));
+        let writer =
+            thread::spawn(move || send_bytes(&near, &vec![5; 50_000], &[files(1)[0].as_fd()]));
         while rustix::io::ioctl_fionread(&far).unwrap() == 0 {
             thread::yield_now();
         }

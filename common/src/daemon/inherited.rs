@@ -1,0 +1,103 @@
+//! What a daemon inherits: sockets by number (`--fd`, socket activation), and the names of groups.
+
+#![expect(
+    unsafe_code,
+    reason = "a number on the command line becomes a descriptor that we own"
+)]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::fs::FileType;
+use rustix::io::FdFlags;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+/// The first descriptor of socket activation (`sd_listen_fds(3)`).
+const LISTEN_FDS_START: RawFd = 3;
+
+/// A socket of either kind.
+pub(super) enum Socket {
+    Connected(UnixStream),
+    Listening(UnixListener),
+}
+
+/// The socket that the service manager passes, if it passes exactly one to this process (`sd_listen_fds(3)`).
+pub(super) fn activated() -> Option<RawFd> {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    (number("LISTEN_PID") == Some(std::process::id()) && number("LISTEN_FDS") == Some(1))
+        .then_some(LISTEN_FDS_START)
+}
+
+/// Takes over descriptor `fd`, which must be a UNIX stream socket.
+pub(super) fn socket(fd: RawFd) -> io::Result<Socket> {
+    if fd <= 2 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "0, 1 and 2 are the standard streams",
+        ));
+    }
+    // SAFETY: the number is examined before anything else uses it; the caller of the program says that it is ours, and
+    // no other part of this program has opened anything that it has not kept for itself.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    match examine(&owned) {
+        Ok(listening) => {
+            rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(&owned, false)?;
+            Ok(if listening {
+                Socket::Listening(owned.into())
+            } else {
+                Socket::Connected(owned.into())
+            })
+        }
+        Err(error) => {
+            // Not ours after all: perhaps not even open, and then closing it would be an error too.
+            let _not_closed = std::os::fd::IntoRawFd::into_raw_fd(owned);
+            Err(error)
+        }
+    }
+}
+
+/// Whether the socket listens.
+fn examine(socket: &OwnedFd) -> io::Result<bool> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(socket)?.st_mode);
+    if kind != FileType::Socket
+        || sockopt::socket_domain(socket)? != AddressFamily::UNIX
+        || sockopt::socket_type(socket)? != SocketType::STREAM
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a UNIX stream socket",
+        ));
+    }
+    Ok(sockopt::socket_acceptconn(socket)?)
+}
+
+/// The number of a group, by name or as a number.
+pub(super) fn group_id(name: &str) -> io::Result<u32> {
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let c_name = std::ffi::CString::new(name)?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut group = std::mem::MaybeUninit::<libc::group>::uninit();
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are to live objects of the sizes given; `found` is set to `group` or to null.
+    let error = unsafe {
+        libc::getgrnam_r(
+            c_name.as_ptr(),
+            group.as_mut_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &raw mut found,
+        )
+    };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    if found.is_null() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no such group"));
+    }
+    // SAFETY: `found` is not null, so getgrnam_r has filled in `group`.
+    Ok(unsafe { group.assume_init() }.gr_gid)
+}

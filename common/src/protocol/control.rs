@@ -1,0 +1,271 @@
+//! Carries out the lifecycle: closes and drains the gate, tells the device, opens again.
+//!
+//! Called by the control thread (rings start and stop) and by the relay (SUSPEND, RESUME), never by both at once: the
+//! relay makes sure that every earlier message was handled before it calls. Knows no message; knows no state stream.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestMemoryMmap;
+
+use super::vring::RingObserver;
+use crate::device::{Device, Guest, SuspendError};
+use crate::gate::{Gate, Lane};
+use crate::lifecycle::{Event, Lifecycle};
+use crate::memory::GuestMemoryHandle;
+
+/// Time between two log lines about a drain that must end but does not.
+const REMINDER: Duration = Duration::from_secs(5);
+
+/// The lifecycle of one device, and the means to change it.
+pub(crate) struct Control<D> {
+    pub(super) device: Arc<D>,
+    pub(super) guest: Guest,
+    suspend_limit: Duration,
+    state: Mutex<State>,
+    /// One event per worker of the current connection; written to make it look at its rings again.
+    wakers: Mutex<Vec<OwnedFd>>,
+}
+
+struct State {
+    lifecycle: Lifecycle,
+    /// Bit per ring: started.
+    started: u64,
+    /// Bit per ring: enabled.
+    enabled: u64,
+}
+
+impl State {
+    /// Whether a ring is to be served in the current lifecycle.
+    fn serves(&self, ring: usize) -> bool {
+        self.lifecycle.is_started() && self.started & self.enabled & bit(ring) != 0
+    }
+}
+
+/// The bit of a ring. A device has at most 64 (`DeviceInfo::rings`), so none is lost.
+fn bit(ring: usize) -> u64 {
+    u32::try_from(ring)
+        .ok()
+        .and_then(|ring| 1_u64.checked_shl(ring))
+        .unwrap_or(0)
+}
+
+impl<D: Device> Control<D> {
+    pub(crate) fn new(device: Arc<D>, suspend_limit: Duration) -> Self {
+        let gate = Gate::new(device.info().rings);
+        Self {
+            device,
+            guest: Guest {
+                memory: GuestMemoryHandle::new(),
+                gate,
+            },
+            suspend_limit,
+            state: Mutex::new(State {
+                lifecycle: Lifecycle::Stopped,
+                started: 0,
+                enabled: 0,
+            }),
+            wakers: Mutex::default(),
+        }
+    }
+
+    pub(super) fn gate(&self) -> &Arc<Gate> {
+        &self.guest.gate
+    }
+
+    pub(super) fn memory(&self) -> &GuestMemoryHandle {
+        &self.guest.memory
+    }
+
+    /// Whether the device works; if not, its state may be saved and loaded.
+    pub(crate) fn is_started(&self) -> bool {
+        self.lock().lifecycle.is_started()
+    }
+
+    pub(crate) fn set_wakers(&self, wakers: Vec<OwnedFd>) {
+        *self.wakers.lock().unwrap_or_else(PoisonError::into_inner) = wakers;
+    }
+
+    /// SUSPEND: everything in flight completes, then the device is silent. On an error it goes on as before.
+    pub(crate) fn suspend(&self) -> Result<(), SuspendError> {
+        let mut state = self.lock();
+        if state.lifecycle.is_started() {
+            self.close_all();
+            if let Err(error) = self.drain_all(self.suspend_limit) {
+                self.start(&state);
+                return Err(error);
+            }
+            if let Err(error) = self.device.suspend() {
+                self.device.resume(&self.guest);
+                self.start(&state);
+                return Err(error);
+            }
+        }
+        state.lifecycle = state.lifecycle.next(Event::Suspend);
+        Ok(())
+    }
+
+    /// RESUME: what is started by now is served again. Without a SUSPEND before it, changes nothing.
+    pub(crate) fn resume(&self) {
+        let mut state = self.lock();
+        let event = Event::Resume {
+            rings: state.started != 0,
+        };
+        self.advance(&mut state, event);
+    }
+
+    /// `GET_VRING_BASE`, after the ring was closed: waits for what is in flight on it, however long it takes, since
+    /// the front-end takes the ring to be ours no longer when it sees the reply.
+    pub(super) fn ring_stopped(&self, ring: usize) {
+        let mut state = self.lock();
+        self.drain_patiently(Lane::Ring(ring));
+        if state.started & bit(ring) == 0 {
+            return;
+        }
+        state.started &= !bit(ring);
+        if state.started == 0 {
+            if state.lifecycle.is_started() {
+                self.silence();
+            }
+            state.lifecycle = state.lifecycle.next(Event::LastRingStopped);
+        }
+    }
+
+    /// `RESET_DEVICE`.
+    pub(super) fn reset(&self) {
+        let mut state = self.lock();
+        self.silence();
+        self.device.reset();
+        // The stock handler has just disabled all rings; the device is new, hence suspended.
+        state.lifecycle = Lifecycle::Stopped;
+        let event = Event::Reset {
+            rings: state.started != 0,
+        };
+        self.advance(&mut state, event);
+    }
+
+    /// The connection is gone: nothing is started any more, and guest memory is given back.
+    ///
+    /// Returns false if something was still in flight after `limit`.
+    pub(crate) fn disconnect(&self, limit: Duration) -> bool {
+        let mut state = self.lock();
+        self.close_all();
+        let drained = self.drain_all(limit);
+        let silent = drained.and_then(|()| self.device.suspend());
+        if let Err(error) = &silent {
+            log::error!("at disconnect: {error}");
+        }
+        state.lifecycle = state.lifecycle.next(Event::Disconnect);
+        state.started = 0;
+        state.enabled = 0;
+        if let Ok(table) = self.memory().table().lock() {
+            table.replace(GuestMemoryMmap::default());
+        }
+        silent.is_ok()
+    }
+
+    /// Goes to the next state; on the way into *started* the device is resumed and the gate opened.
+    fn advance(&self, state: &mut State, event: Event) {
+        let before = state.lifecycle;
+        state.lifecycle = before.next(event);
+        if state.lifecycle.is_started() && !before.is_started() {
+            self.device.resume(&self.guest);
+            self.start(state);
+        }
+    }
+
+    /// Opens the gate where the state allows, and has every worker look at its rings: kicks that were refused are
+    /// not remembered.
+    fn start(&self, state: &State) {
+        if !state.lifecycle.is_started() {
+            return;
+        }
+        self.gate().open(Lane::Background);
+        for ring in 0..self.device.info().rings {
+            if state.serves(ring) {
+                self.gate().open(Lane::Ring(ring));
+            }
+        }
+        for waker in self
+            .wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            if let Err(error) = rustix::io::write(waker, &1_u64.to_le_bytes()) {
+                log::error!("host: a worker cannot be woken: {error}");
+            }
+        }
+    }
+
+    fn close_all(&self) {
+        for lane in self.gate().lanes() {
+            self.gate().close(lane);
+        }
+    }
+
+    fn drain_all(&self, limit: Duration) -> Result<(), SuspendError> {
+        let started = Instant::now();
+        for lane in self.gate().lanes() {
+            let left = limit.saturating_sub(started.elapsed());
+            if !self.gate().drain(lane, Some(left)) {
+                return Err(SuspendError::Deadline {
+                    what: lane.to_string(),
+                    waited_ms: limit.as_millis(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes everything, waits for it, and tells the device, where no refusal can be reported.
+    fn silence(&self) {
+        self.close_all();
+        for lane in self.gate().lanes() {
+            self.drain_patiently(lane);
+        }
+        if let Err(error) = self.device.suspend() {
+            log::error!("the rings are stopped, but {error}");
+        }
+    }
+
+    fn drain_patiently(&self, lane: Lane) {
+        while !self.gate().drain(lane, Some(REMINDER)) {
+            log::warn!("{lane}: still waiting for requests in flight");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Device> RingObserver for Control<D> {
+    fn started(&self, ring: usize) {
+        let mut state = self.lock();
+        state.started |= bit(ring);
+        self.advance(&mut state, Event::RingStarted);
+        if state.serves(ring) {
+            self.gate().open(Lane::Ring(ring));
+        }
+    }
+
+    fn stopping(&self, ring: usize) {
+        self.gate().close(Lane::Ring(ring));
+    }
+
+    fn enabled(&self, ring: usize, enabled: bool) {
+        let mut state = self.lock();
+        if enabled {
+            state.enabled |= bit(ring);
+        } else {
+            state.enabled &= !bit(ring);
+        }
+        if state.serves(ring) {
+            self.gate().open(Lane::Ring(ring));
+        } else {
+            self.gate().close(Lane::Ring(ring));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The control-plane relay: stands between the front-end and the stock daemon and answers what that cannot.
+//!
+//! Every message is forwarded whole, with its descriptors, in order, in both directions. Three things are added: the bit of
+//! the SUSPEND extension in the protocol features, SUSPEND and RESUME themselves, and the checks of `trust.rs`. The data
+//! path (kicks, rings, guest memory) never passes through here.
+//!
+//! Knows messages, and [`Explicit`]; knows no device.
+
+use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::codec::{CodecError, Message, receive, send};
+use super::messages::{Request, decode_u64, encode_u64, protocol_feature};
+use super::trust::{self, TrustError};
+use crate::device::SuspendError;
+
+/// Explicit suspension, as the relay asks for it.
+pub(crate) trait Explicit {
+    /// SUSPEND.
+    fn suspend(&self) -> Result<(), SuspendError>;
+    /// RESUME.
+    fn resume(&self);
+}
+
+/// Why a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The front-end closed it.
+    FrontEndLeft,
+    /// The stock daemon closed it: it found a message unacceptable, and has logged why.
+    Refused,
+    /// The daemon is to end.
+    Stopped,
+}
+
+/// The connection broke.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    #[error("connection to the front-end")]
+    FrontEnd(#[source] CodecError),
+    #[error("link to the stock daemon")]
+    BackEnd(#[source] CodecError),
+    #[error("front-end: {request} must have neither payload nor descriptors")]
+    NotEmpty { request: Request },
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error("host: cannot wait for messages")]
+    Wait(#[source] std::io::Error),
+}
+
+/// One connection.
+pub(crate) struct Relay<'a> {
+    front_end: &'a UnixStream,
+    back_end: &'a UnixStream,
+    explicit: &'a dyn Explicit,
+    /// Protocol features that the front-end acknowledged, our bit included.
+    acked: u64,
+    /// `GET_FEATURES` of the front-end that are not answered yet.
+    awaited: u32,
+}
+
+impl<'a> Relay<'a> {
+    pub(crate) fn new(
+        front_end: &'a UnixStream,
+        back_end: &'a UnixStream,
+        explicit: &'a dyn Explicit,
+    ) -> Self {
+        Self {
+            front_end,
+            back_end,
+            explicit,
+            acked: 0,
+            awaited: 0,
+        }
+    }
+
+    /// Forwards until one side closes, or `stop` becomes readable; closes both sides then.
+    pub(crate) fn run(mut self, stop: BorrowedFd<'_>) -> Result<End, RelayError> {
+        let result = self.forward_all(stop);
+        for side in [self.front_end, self.back_end] {
+            let _closed_already = side.shutdown(Shutdown::Both);
+        }
+        result
+    }
+
+    fn forward_all(&mut self, stop: BorrowedFd<'_>) -> Result<End, RelayError> {
+        loop {
+            let ready = self.wait(stop)?;
+            let end = match ready {
+                Side::Stop => Some(End::Stopped),
+                Side::BackEnd => self.reply()?,
+                Side::FrontEnd => self.request()?,
+            };
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// The side to look at next. Replies first: they answer earlier requests.
+    fn wait(&self, stop: BorrowedFd<'_>) -> Result<Side, RelayError> {
+        let mut sides = [
+            PollFd::from_borrowed_fd(stop, PollFlags::IN),
+            PollFd::new(self.back_end, PollFlags::IN),
+            PollFd::new(self.front_end, PollFlags::IN),
+        ];
+        loop {
+            match poll(&mut sides, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(RelayError::Wait(error.into())),
+            }
+            let [stop, back_end, front_end] = &sides;
+            for (poll, side) in [
+                (stop, Side::Stop),
+                (back_end, Side::BackEnd),
+                (front_end, Side::FrontEnd),
+            ] {
+                if !poll.revents().is_empty() {
+                    return Ok(side);
+                }
+            }
+        }
+    }
+
+    fn request(&mut self) -> Result<Option<End>, RelayError> {
+        let Some(mut message) = receive(self.front_end).map_err(RelayError::FrontEnd)? else {
+            return Ok(Some(End::FrontEndLeft));
+        };
+        match message.request {
+            Request::SUSPEND | Request::RESUME if self.acked & protocol_feature::SUSPEND != 0 => {
+                return self.suspend_or_resume(&message);
+            }
+            Request::SET_PROTOCOL_FEATURES => {
+                if let Some(features) = message.value() {
+                    self.acked = features;
+                    message.body = encode_u64(features & !protocol_feature::SUSPEND);
+                }
+            }
+            Request::GET_FEATURES => self.awaited += 1,
+            _ => trust::check(&message)?,
+        }
+        send(self.back_end, &message).map_err(RelayError::BackEnd)?;
+        Ok(None)
+    }
+
+    fn reply(&mut self) -> Result<Option<End>, RelayError> {
+        match receive(self.back_end).map_err(RelayError::BackEnd)? {
+            Some(message) => {
+                self.forward_reply(message)?;
+                Ok(None)
+            }
+            None => Ok(Some(End::Refused)),
+        }
+    }
+
+    fn forward_reply(&mut self, mut message: Message) -> Result<(), RelayError> {
+        match message.request {
+            Request::GET_PROTOCOL_FEATURES => {
+                if let Some(features) = decode_u64(&message.body) {
+                    message.body = encode_u64(features | protocol_feature::SUSPEND);
+                }
+            }
+            Request::GET_FEATURES => self.awaited = self.awaited.saturating_sub(1),
+            _ => {}
+        }
+        send(self.front_end, &message).map_err(RelayError::FrontEnd)
+    }
+
+    fn suspend_or_resume(&mut self, message: &Message) -> Result<Option<End>, RelayError> {
+        let request = message.request;
+        if !message.body.is_empty() || !message.files.is_empty() {
+            return Err(RelayError::NotEmpty { request });
+        }
+        if !self.barrier()? {
+            return Ok(Some(End::Refused));
+        }
+        let result = if request == Request::SUSPEND {
+            self.explicit.suspend()
+        } else {
+            self.explicit.resume();
+            Ok(())
+        };
+        if let Err(error) = &result {
+            log::error!("SUSPEND refused: {}", crate::report::chain(error));
+        }
+        if message.needs_reply() && self.acked & protocol_feature::REPLY_ACK != 0 {
+            let reply = Message::reply(request, u64::from(result.is_err()));
+            send(self.front_end, &reply).map_err(RelayError::FrontEnd)?;
+        }
+        Ok(None)
+    }
+
+    /// Waits until the stock daemon has handled every message before this point, and forwards the replies: it serves in
+    /// order, and always answers `GET_FEATURES`. Without it SUSPEND would overtake messages that need no reply.
+    ///
+    /// Returns false if the stock daemon closed the link instead.
+    fn barrier(&mut self) -> Result<bool, RelayError> {
+        let question = Message::new(Request::GET_FEATURES, Vec::new());
+        send(self.back_end, &question).map_err(RelayError::BackEnd)?;
+        loop {
+            match receive(self.back_end).map_err(RelayError::BackEnd)? {
+                None => return Ok(false),
+                Some(message) if message.request == Request::GET_FEATURES && self.awaited == 0 => {
+                    return Ok(true);
+                }
+                Some(message) => self.forward_reply(message)?,
+            }
+        }
+    }
+}
+
+/// What a poll can find.
+#[derive(Clone, Copy)]
+enum Side {
+    Stop,
+    BackEnd,
+    FrontEnd,
+}

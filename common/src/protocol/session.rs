@@ -1,0 +1,184 @@
+//! One front-end, from its connection to its end: the stock daemon, the private link to it, and the relay between.
+//!
+//! A stock daemon serves one connection and cannot be used again, so there is a new one for each front-end; the device, its
+//! lifecycle and its transfers live on.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
+    socket_with,
+};
+use vhost::vhost_user::Listener;
+use vhost_user_backend::VhostUserDaemon;
+use vmm_sys_util::epoll::EventSet;
+
+use super::adapter::Adapter;
+use super::control::Control;
+use super::relay::{End, Explicit, Relay, RelayError};
+use super::transfer::{TransferOptions, Transfers};
+use super::vring::{RingObserver, observed};
+use crate::device::{Device, SuspendError};
+
+/// Time that requests in flight get when the front-end has gone.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Limits of one device.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Longest time that SUSPEND waits for requests and background work in flight.
+    pub suspend_limit: Duration,
+    /// How states are moved.
+    pub transfer: TransferOptions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            suspend_limit: Duration::from_secs(5),
+            transfer: TransferOptions::default(),
+        }
+    }
+}
+
+/// A connection could not be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("host: no private link to the stock daemon")]
+    Link(#[source] io::Error),
+    /// The stock error is neither an [`std::error::Error`] nor [`Sync`]: its text is kept.
+    #[error("host: the stock daemon does not start: {0}")]
+    Daemon(String),
+    #[error("host: a worker cannot be given its wake-up event")]
+    Waker(#[source] io::Error),
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+}
+
+/// A device with all that outlives a connection.
+pub(crate) struct Host<D: Device> {
+    device: Arc<D>,
+    control: Arc<Control<D>>,
+    options: Options,
+}
+
+impl<D: Device> Explicit for Control<D> {
+    fn suspend(&self) -> Result<(), SuspendError> {
+        Control::suspend(self)
+    }
+
+    fn resume(&self) {
+        Control::resume(self);
+    }
+}
+
+impl<D: Device> Host<D> {
+    pub(crate) fn new(device: D, options: Options) -> Self {
+        let device = Arc::new(device);
+        Self {
+            control: Arc::new(Control::new(Arc::clone(&device), options.suspend_limit)),
+            device,
+            options,
+        }
+    }
+
+    /// Serves one front-end until it leaves, or `stop` becomes readable.
+    pub(crate) fn serve(
+        &self,
+        front_end: &UnixStream,
+        stop: BorrowedFd<'_>,
+    ) -> Result<End, SessionError> {
+        let transfers = Transfers::new(Arc::clone(&self.device), self.options.transfer);
+        let adapter = Arc::new(Adapter::new(Arc::clone(&self.control), transfers));
+        let result = self.run(&adapter, front_end, stop);
+        adapter.exit_events().close();
+        result
+    }
+
+    fn run(
+        &self,
+        adapter: &Arc<Adapter<D>>,
+        front_end: &UnixStream,
+        stop: BorrowedFd<'_>,
+    ) -> Result<End, SessionError> {
+        let (mut listener, back_end) = private_link().map_err(SessionError::Link)?;
+        let observer: Weak<dyn RingObserver> = Arc::<Control<D>>::downgrade(&self.control);
+        let mut daemon = observed(observer, || {
+            VhostUserDaemon::new(
+                self.device.info().name.to_owned(),
+                Arc::clone(adapter),
+                self.control.memory().table().clone(),
+            )
+        })
+        .map_err(|error| SessionError::Daemon(error.to_string()))?;
+        self.register_wakers(&daemon, adapter)?;
+        daemon
+            .start(&mut listener)
+            .map_err(|error| SessionError::Daemon(error.to_string()))?;
+        let end = Relay::new(front_end, &back_end, &*self.control).run(stop);
+
+        // The stock thread may be waiting for a transfer or for a ring; end the first, and let the second end.
+        adapter.disconnect();
+        let stock = daemon.wait();
+        self.control.disconnect(FAREWELL);
+        self.control.set_wakers(Vec::new());
+        drop(daemon);
+        if let (Ok(End::Refused), Err(error)) = (&end, stock) {
+            log::error!("connection closed: {error}");
+        }
+        Ok(end?)
+    }
+
+    /// Gives each worker an event by which RESUME makes it look at its rings again.
+    fn register_wakers(
+        &self,
+        daemon: &VhostUserDaemon<Arc<Adapter<D>>>,
+        adapter: &Adapter<D>,
+    ) -> Result<(), SessionError> {
+        let mut wakers = Vec::new();
+        for worker in daemon.get_epoll_handlers() {
+            let waker: OwnedFd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|error| SessionError::Waker(error.into()))?;
+            // Edge-triggered, so that nobody has to read it.
+            worker
+                .register_listener(
+                    waker.as_raw_fd(),
+                    EventSet::IN | EventSet::EDGE_TRIGGERED,
+                    adapter.waker_token(),
+                )
+                .map_err(SessionError::Waker)?;
+            wakers.push(waker);
+        }
+        self.control.set_wakers(wakers);
+        Ok(())
+    }
+}
+
+/// A listener on which our own connection is already waiting, and that connection.
+///
+/// The stock daemon takes a listener and nothing else. An abstract address chosen by the kernel needs no file system; with a
+/// backlog of 0 one connection fits, so if ours succeeds without waiting, nobody else's is there.
+fn private_link() -> io::Result<(Listener, UnixStream)> {
+    let flags = SocketFlags::CLOEXEC;
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind(&listener, &SocketAddrUnix::new_unnamed())?;
+    listen(&listener, 0)?;
+    let address = getsockname(&listener)?;
+    let stream = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        flags | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    connect(&stream, &address)?;
+    rustix::io::ioctl_fionbio(stream.as_fd(), false)?;
+    Ok((
+        Listener::from(UnixListener::from(listener)),
+        UnixStream::from(stream),
+    ))
+}
