@@ -1,0 +1,21 @@
+//! End-to-end rig: a real Linux guest in an unmodified QEMU, driven from Rust.
+//!
+//! The way through it: [`provision`] finds or fetches QEMU, a guest kernel and busybox; [`image`]
+//! packs a guest from them; [`vm`] starts it with the devices under test and talks to it through
+//! [`qmp`] (the machine) and [`console`] (the guest); [`migration`] moves it, live or through a
+//! file. [`process`] owns the child processes, so that none outlives its test.
+//!
+//! Knows no device: a device is a list of QEMU arguments, a daemon is somebody else's child.
+
+pub mod console;
+pub mod image;
+pub mod migration;
+pub mod process;
+pub mod provision;
+pub mod qmp;
+pub mod rig;
+pub mod vm;
+
+pub use migration::{Outcome, Transfer};
+pub use rig::Rig;
+pub use vm::{Config, Start, Vm};

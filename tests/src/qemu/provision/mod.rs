@@ -1,0 +1,194 @@
+//! What a guest needs from outside: QEMU, a Linux kernel, busybox.
+//!
+//! In this order: what the environment names (`QEMU`, `GUEST_KERNEL`, `GUEST_BUSYBOX`); a QEMU on
+//! the search path that is new enough; the machine's own Debian mirror, unpacked below
+//! `target/provision/` without root and without a change to the machine (`apt.rs`). What was
+//! unpacked is kept, and a second run finds it at once.
+//!
+//! Knows how to get things, not how to run a guest.
+
+mod apt;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// vhost-user back-end state (`VHOST_USER_PROTOCOL_F_DEVICE_STATE`) came with this version.
+const QEMU_VERSION_MIN: (u32, u32) = (8, 2);
+
+/// Change it when what is unpacked changes: older trees are then made anew.
+const RECIPE: u32 = 1;
+
+/// How to start one program: its path, or a loader and arguments before the program's own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Program {
+    /// What to execute.
+    pub path: PathBuf,
+    /// Arguments that come first.
+    pub arguments: Vec<String>,
+    /// Environment to add.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Program {
+    /// A command to which the program's own arguments can be added.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments);
+        command.envs(self.environment.iter().cloned());
+        command
+    }
+
+    fn plain(path: PathBuf) -> Self {
+        Self {
+            path,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+}
+
+/// Everything a guest needs, found or unpacked.
+#[derive(Debug, Clone)]
+pub struct Provision {
+    /// `qemu-system-x86_64`.
+    pub qemu: Program,
+    /// The first line of its `--version`.
+    pub qemu_version: String,
+    /// A bzImage with virtio and virtiofs built in.
+    pub kernel: PathBuf,
+    /// A static busybox.
+    pub busybox: PathBuf,
+    /// Folder for what is derived from these and worth keeping; below the target folder.
+    pub cache: PathBuf,
+}
+
+/// Finds or fetches all of it. Prints what it does when it takes time.
+pub fn provision() -> Result<Provision> {
+    let cache = target_folder()?.join("provision");
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    // One at a time: parallel tests, and parallel cargo runs on one target folder.
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock().context("locking the provision folder")?;
+
+    let named = |name| std::env::var_os(name).map(PathBuf::from);
+    let mut qemu = named("QEMU").map(Program::plain);
+    if qemu.is_none() {
+        let installed = Program::plain(PathBuf::from("qemu-system-x86_64"));
+        qemu = version_of(&installed)
+            .is_ok_and(|version| is_new_enough(&version))
+            .then_some(installed);
+    }
+    let wanted = apt::Wanted {
+        qemu: qemu.is_none(),
+        kernel: named("GUEST_KERNEL").is_none(),
+        busybox: named("GUEST_BUSYBOX").is_none(),
+    };
+    let unpacked = apt::unpack(&cache, wanted, RECIPE).with_context(how_to_get_it)?;
+    let qemu = qemu.or(unpacked.qemu).context("QEMU is missing")?;
+    let qemu_version = version_of(&qemu)?;
+    if !is_new_enough(&qemu_version) {
+        let (major, minor) = QEMU_VERSION_MIN;
+        bail!("{qemu_version}: too old, need {major}.{minor} or later");
+    }
+    let kernel = named("GUEST_KERNEL").or(unpacked.kernel);
+    let busybox = named("GUEST_BUSYBOX").or(unpacked.busybox);
+    Ok(Provision {
+        qemu,
+        qemu_version,
+        kernel: kernel.context("the guest kernel is missing")?,
+        busybox: busybox.context("busybox is missing")?,
+        cache,
+    })
+}
+
+fn how_to_get_it() -> String {
+    let (major, minor) = QEMU_VERSION_MIN;
+    format!(
+        "cannot fetch what the guest needs. Without apt and a Debian mirror, install QEMU \
+         {major}.{minor} or later (qemu-system-x86_64) and name a kernel with virtiofs built in \
+         and a static busybox: GUEST_KERNEL=/path/vmlinuz GUEST_BUSYBOX=/path/busybox \
+         [QEMU=/path/qemu-system-x86_64]"
+    )
+}
+
+fn version_of(qemu: &Program) -> Result<String> {
+    let output = qemu
+        .command()
+        .arg("--version")
+        .output()
+        .with_context(|| format!("running {}", qemu.path.display()))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        bail!("{} --version: {text}", qemu.path.display());
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Reads "QEMU emulator version 10.0.2 (...)".
+fn is_new_enough(version: &str) -> bool {
+    let mut words = version.split(' ').skip_while(|word| *word != "version");
+    let numbers = words.nth(1).unwrap_or_default();
+    let mut numbers = numbers.split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= QEMU_VERSION_MIN,
+        _ => false,
+    }
+}
+
+/// Cargo's target folder: where the running program was built.
+pub fn target_folder() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding our own program")?;
+    // Cargo marks the folder as a cache.
+    let folder = program
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").exists());
+    match folder {
+        Some(folder) => Ok(folder.to_owned()),
+        None => bail!("{} is not below a cargo target folder", program.display()),
+    }
+}
+
+/// Tells the user what takes so long.
+pub fn progress(text: &str) {
+    eprintln!("provision: {text}");
+}
+
+/// Runs a command to its end; what it printed, or an error with its messages.
+pub(super) fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("starting {}", Path::new(command.get_program()).display()))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        bail!("{command:?}: {}\n{text}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(is_new_enough(
+            "QEMU emulator version 10.0.2 (Debian 1:10.0.2)"
+        ));
+        assert!(is_new_enough("QEMU emulator version 8.2.0"));
+        assert!(!is_new_enough("QEMU emulator version 8.1.5"));
+        assert!(!is_new_enough(
+            "QEMU emulator version 7.2.22 (Debian 1:7.2)"
+        ));
+        assert!(!is_new_enough("something else"));
+    }
+
+    #[test]
+    fn our_own_target_folder_is_found() {
+        assert!(target_folder().unwrap().join("CACHEDIR.TAG").exists());
+    }
+}

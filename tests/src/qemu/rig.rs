@@ -1,0 +1,133 @@
+//! What all virtual machines of one test share: programs, guest image, accelerator, a folder.
+//!
+//! Knows no device and keeps no VM.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::image::Image;
+use super::provision::{Provision, progress, provision};
+use super::vm::{Config, Start, Vm};
+
+/// The guest's end of `tests/src/bin/guest_workload.rs`.
+pub const WORKLOAD: &str = "/bin/guest_workload";
+
+/// A KVM that works boots the guest in two seconds; one that does not may take a minute to say so.
+const PROBE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A folder, and what it takes to start guests in it.
+#[derive(Debug)]
+pub struct Rig {
+    /// Programs and kernel.
+    pub provision: Provision,
+    /// QEMU's `-accel`.
+    pub accelerator: String,
+    /// The initramfs.
+    pub image: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// Provisions, packs the guest image and chooses the accelerator.
+    pub fn prepare() -> Result<Self> {
+        let provision = provision()?;
+        let workload = build_workload(&provision.cache)?;
+        // Not below the target folder: socket paths are limited to 107 bytes.
+        let folder = tempfile::Builder::new().prefix("rig-").tempdir()?;
+        let mut image = Image::with_busybox(&provision.busybox)?;
+        let program = workload.display();
+        let program = fs::read(&workload).with_context(|| format!("reading {program}"))?;
+        image.file(WORKLOAD.trim_start_matches('/'), 0o755, program);
+        let path = folder.path().join("initramfs");
+        let mut file = File::create(&path)?;
+        image.write(&mut file).context("writing the guest image")?;
+        let mut rig = Self {
+            provision,
+            accelerator: "tcg".to_owned(),
+            image: path,
+            folder,
+        };
+        rig.accelerator = rig.choose_accelerator()?;
+        Ok(rig)
+    }
+
+    /// A path in the rig's folder, short enough for a socket.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The rig's folder, removed with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `/dev/kvm` can exist, open, and still not run a kernel: only a boot proves it. The answer
+    /// holds until the next boot of the host or another QEMU. `QEMU_ACCEL` overrides it.
+    fn choose_accelerator(&self) -> Result<String> {
+        if let Ok(accelerator) = std::env::var("QEMU_ACCEL") {
+            return Ok(accelerator);
+        }
+        let device = File::options().read(true).write(true).open("/dev/kvm");
+        if device.is_err() {
+            return Ok("tcg".to_owned());
+        }
+        let lock = File::create(self.provision.cache.join("accelerator.lock"))?;
+        lock.lock().context("locking the choice of accelerator")?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let key = format!("{} {}", self.provision.qemu_version, boot.trim());
+        let answer = self.provision.cache.join("accelerator");
+        let known = fs::read_to_string(&answer).unwrap_or_default();
+        if let Some((_, accelerator)) = known.split_once('\n').filter(|(k, _)| *k == key) {
+            return Ok(accelerator.to_owned());
+        }
+        progress("probing KVM by booting the guest once");
+        let accelerator = if self.boots_with("kvm") { "kvm" } else { "tcg" };
+        progress(&format!("the accelerator is {accelerator}"));
+        fs::write(&answer, format!("{key}\n{accelerator}"))?;
+        Ok(accelerator.to_owned())
+    }
+
+    fn boots_with(&self, accelerator: &str) -> bool {
+        let config = Config {
+            accelerator: Some(accelerator.to_owned()),
+            ..Config::new("probe", Start::Boot)
+        };
+        let booted = Vm::start(self, config).and_then(|mut vm| vm.wait_ready(PROBE_DEADLINE));
+        if let Err(error) = &booted {
+            log::info!("{accelerator} does not work here: {error:#}");
+        }
+        booted.is_ok()
+    }
+}
+
+/// Compiles the workload statically: the guest has no libraries. Kept while its source is the same.
+fn build_workload(cache: &Path) -> Result<PathBuf> {
+    let source = include_str!("../bin/guest_workload.rs");
+    let lock = File::create(cache.join("workload.lock"))?;
+    lock.lock().context("locking the guest workload")?;
+    let (program, copy) = (
+        cache.join("guest_workload"),
+        cache.join("guest_workload.rs"),
+    );
+    if program.exists() && fs::read_to_string(&copy).is_ok_and(|known| known == source) {
+        return Ok(program);
+    }
+    let fresh = cache.join("guest_workload.new.rs");
+    fs::write(&fresh, source)?;
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    super::provision::run(
+        Command::new(compiler)
+            .args(["--edition", "2024", "-O", "-C", "strip=symbols"])
+            .args(["-C", "target-feature=+crt-static"])
+            .args(["--crate-name", "guest_workload", "-o"])
+            .arg(&program)
+            .arg(&fresh),
+    )
+    .context("compiling the guest workload")?;
+    fs::rename(&fresh, &copy)?;
+    Ok(program)
+}
