@@ -1,3 +1,23 @@
-//! cargo xtask
+//! `cargo xtask`: everything that is done with the workspace besides building it.
+//!
+//! Knows which command there is; each has a module of its own, and exit codes that it documents.
 
-fn main() {}
+mod state;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Show or verify a saved device state
+    #[command(subcommand)]
+    State(state::Command),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Command::parse() {
+        Command::State(command) => state::run(&command),
+    }
+}
