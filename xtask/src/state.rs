@@ -6,7 +6,6 @@
 //! Exit codes: 0 whole and sound, 1 the file cannot be read, 2 usage, 3 damaged, 4 of an unknown
 //! version, 5 of another or of an unknown device.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -126,8 +125,7 @@ fn judge(inspection: &Inspection, device: Option<DeviceKind>) -> Verdict {
         Fault::Device => (5, "wrong device"),
         Fault::Host => (1, "not readable"),
     };
-    let chain = std::iter::successors(Some(error as &dyn Error), |error| error.source());
-    let chain: Vec<String> = chain.map(ToString::to_string).collect();
+    let chain: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
     Verdict {
         code,
         text: format!("{what}: {}", chain.join(": ")),
