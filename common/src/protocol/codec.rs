@@ -168,35 +168,49 @@ pub fn receive(socket: &UnixStream) -> Result<Option<Message>, CodecError> {
 /// Honours the socket's write time limit, if it has one. After an error the connection is useless,
 /// since part of the message may have been sent.
 pub fn send(socket: &UnixStream, message: &Message) -> Result<(), CodecError> {
-    let request = message.request;
     let files: Vec<_> = message.files.iter().map(AsFd::as_fd).collect();
+    send_parts(
+        socket,
+        message.request,
+        message.flags,
+        &message.body,
+        &files,
+    )
+}
+
+/// [`send`] for a sender that keeps its files.
+pub fn send_parts(
+    socket: &UnixStream,
+    request: Request,
+    flags: u32,
+    body: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> Result<(), CodecError> {
     if files.len() > FILES_MAX {
         return Err(CodecError::TooManyFiles);
     }
-    let size = match u32::try_from(message.body.len()) {
-        Ok(size) if message.body.len() <= BODY_MAX => size,
+    let size = match u32::try_from(body.len()) {
+        Ok(size) if body.len() <= BODY_MAX => size,
         _ => {
             return Err(CodecError::TooLarge {
                 request,
-                size: message.body.len(),
+                size: body.len(),
             });
         }
     };
     let header = Header {
         request,
-        flags: message.flags,
+        flags,
         size,
     }
     .encode();
-    send_bytes(socket, &[&header, &message.body[..]].concat(), &files).map_err(
-        |error| match error {
-            Errno::AGAIN => CodecError::TimedOut,
-            error => CodecError::Send {
-                request,
-                source: error.into(),
-            },
+    send_bytes(socket, &[&header, body].concat(), files).map_err(|error| match error {
+        Errno::AGAIN => CodecError::TimedOut,
+        error => CodecError::Send {
+            request,
+            source: error.into(),
         },
-    )
+    })
 }
 
 /// Sends any bytes, the files with the first of them: what [`send`] is made of, and what a hostile
