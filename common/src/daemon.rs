@@ -27,7 +27,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::{DaemonArgs, Level};
 use crate::device::{Device, StateSupport};
-use crate::protocol::{End, Host, SessionError};
+use crate::protocol::{End, Host, Options, SessionError};
 use crate::report;
 
 mod inherited;
@@ -194,6 +194,31 @@ pub fn run<D: Device>(args: &DaemonArgs, device: D) -> Result<(), DaemonError> {
         }
     }
     Ok(())
+}
+
+/// A device that is served in this process, one connection after another, by whoever embeds it: what [`run`] is to a
+/// daemon, for a VMM with in-process devices and for tests.
+pub struct Server<D: Device>(Host<D>);
+
+impl<D: Device> Server<D> {
+    /// The device starts stopped, as all devices do.
+    pub fn new(device: D, options: Options) -> Self {
+        Self(Host::new(device, options))
+    }
+
+    /// The device itself.
+    pub fn device(&self) -> &D {
+        self.0.device()
+    }
+
+    /// Serves one front-end until it leaves, or until `stop` becomes readable.
+    pub fn serve(&self, front_end: &UnixStream, stop: BorrowedFd<'_>) -> Result<(), DaemonError> {
+        match self.0.serve(front_end, stop) {
+            Ok(End::FrontEndLeft | End::Stopped) => Ok(()),
+            Ok(End::Refused) => Err(DaemonError::Session("a message was refused".into())),
+            Err(error) => Err(DaemonError::Session(error.into())),
+        }
+    }
 }
 
 /// Whether the next front-end may fare better.

@@ -1,3 +1,5 @@
 //! What the tests of the whole are made of. Nothing depends on this crate but `xtask`.
 
+pub mod null_device;
+pub mod probe_device;
 pub mod qemu;

@@ -87,6 +87,10 @@ impl<D: Device> Host<D> {
         }
     }
 
+    pub(crate) fn device(&self) -> &D {
+        &self.device
+    }
+
     /// Serves one front-end until it leaves, or `stop` becomes readable.
     pub(crate) fn serve(
         &self,
