@@ -1,13 +1,17 @@
-//! The configuration of the device, validated. Knows nothing of the command line it came from.
+//! The configuration of the device, validated. Of the command line it knows only how its choices are spelled.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 /// Greatest length of a mount tag in bytes (virtio 1.3, 5.11.4).
 pub const TAG_BYTES_MAX: usize = 36;
+/// Greatest number of request rings; with the high-priority ring they are the 64 that a device can have.
+pub const REQUEST_RINGS_MAX: u16 = 63;
 
 /// What may be cached in the guest, and for how long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Cache {
     /// Data until the file is opened again, metadata for a second.
     #[default]
@@ -32,19 +36,20 @@ impl Cache {
 }
 
 /// Whether inodes are remembered by file handles (`name_to_handle_at`), which needs `CAP_DAC_READ_SEARCH`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum InodeFileHandles {
     /// By path only.
     Never,
     /// By handle where the file system and our privileges allow it, else by path.
     #[default]
+    #[value(alias = "fallback")]
     Prefer,
     /// By handle; starting fails where that is impossible.
     Mandatory,
 }
 
 /// What becomes of a migration when an inode or handle cannot be carried over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MigrationOnError {
     /// The migration fails.
     #[default]
@@ -54,7 +59,7 @@ pub enum MigrationOnError {
 }
 
 /// How this back-end finds the inodes of a state that it loads. A state always carries both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MigrationMode {
     /// By the paths under which the guest knew them. Handles of the state are not used: a forged one would reach
     /// any file of the file system, below the share or not.
@@ -65,7 +70,7 @@ pub enum MigrationMode {
 }
 
 /// Whether the guest sends the label of what it creates (`FUSE_SECURITY_CTX`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SecurityLabel {
     /// No.
     #[default]

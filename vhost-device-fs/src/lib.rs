@@ -16,6 +16,7 @@
 //! They meet in [`operations`], plain types without behaviour. Only `save.rs` and `load.rs` see both live
 //! and state types.
 
+pub mod args;
 pub mod config;
 pub mod fuse;
 pub mod operations;

@@ -1,0 +1,478 @@
+//! The command line: virtiofsd's names and meanings wherever an option exists there, and its [`Config`].
+//!
+//! An option of virtiofsd that we do not have is refused by name and with what to do instead; one that changes
+//! nothing here is accepted. clap refuses a second `--shared-dir`, `--sandbox` and the like: the last one must not
+//! win over the operator's.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser};
+
+use crate::config::{
+    Cache, Config, InodeFileHandles, MigrationMode, MigrationOnError, REQUEST_RINGS_MAX,
+    SecurityLabel, TAG_BYTES_MAX,
+};
+
+/// A command line that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgsError {
+    /// An option of virtiofsd that is not there.
+    #[error("{option} is not available in this version: {instead}")]
+    NotAvailable {
+        /// The option, with its value where that is the matter.
+        option: String,
+        /// What the operator can do.
+        instead: &'static str,
+    },
+    /// A mount tag that does not fit into the config space.
+    #[error("--tag has {0} bytes, and must have 1 to {TAG_BYTES_MAX}")]
+    Tag(usize),
+}
+
+/// Shares a host directory with a guest over virtio-fs, and moves with it.
+#[derive(Debug, Parser)]
+#[command(name = "vhost-device-fs", version)]
+pub struct FsArgs {
+    /// How the guest sees the directory.
+    #[command(flatten)]
+    pub share: ShareArgs,
+    /// How it moves to another host.
+    #[command(flatten)]
+    pub migration: MigrationArgs,
+    /// Options of virtiofsd that mean nothing here, or are not here.
+    #[command(flatten)]
+    pub compatibility: CompatibilityArgs,
+    /// Limit of open files; 0 leaves it as it is [default: 1000000, or what the host allows]
+    #[arg(long, value_name = "NUMBER")]
+    pub rlimit_nofile: Option<u64>,
+}
+
+/// How the guest sees the directory.
+#[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent switches of the operator's"
+)]
+pub struct ShareArgs {
+    /// Directory that the guest sees
+    #[arg(long, value_name = "DIR")]
+    pub shared_dir: PathBuf,
+
+    /// Mount tag of 1 to 36 bytes, for a front-end that has none of its own
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+
+    /// Request rings to offer; the front-end uses as many as it was told to
+    #[arg(long, value_name = "NUMBER", default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(REQUEST_RINGS_MAX)))]
+    pub num_request_queues: u16,
+
+    /// What the guest may cache, and for how long
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t)]
+    pub cache: Cache,
+
+    /// Lets the guest hold back writes; nobody else may then write to the files
+    #[arg(long)]
+    pub writeback: bool,
+
+    /// Does not offer READDIRPLUS
+    #[arg(long)]
+    pub no_readdirplus: bool,
+
+    /// Passes extended attributes through
+    #[arg(long)]
+    pub xattr: bool,
+
+    /// Lets the guest label what it creates; implies --xattr
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true,
+        default_value_t, default_missing_value = "always")]
+    pub security_label: SecurityLabel,
+
+    /// Refuses every change
+    #[arg(long)]
+    pub readonly: bool,
+
+    /// Passes `O_DIRECT` on to the host's files
+    #[arg(long)]
+    pub allow_direct_io: bool,
+
+    /// Lets the guest map files although it may not cache them (--cache never or metadata)
+    #[arg(long)]
+    pub allow_mmap: bool,
+
+    /// Shows mount points below the directory as such; this is the default
+    #[arg(long, overrides_with = "no_announce_submounts")]
+    pub announce_submounts: bool,
+
+    /// Hides mount points below the directory
+    #[arg(long)]
+    pub no_announce_submounts: bool,
+
+    /// Remembers inodes by file handle; needs `CAP_DAC_READ_SEARCH`
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        require_equals = true,
+        default_value_t
+    )]
+    pub inode_file_handles: InodeFileHandles,
+
+    /// Passes `O_NOATIME` on to the host's files
+    #[arg(long)]
+    pub preserve_noatime: bool,
+
+    /// Removes set-user-id and set-group-id bits here, not in the guest
+    #[arg(long, overrides_with = "no_killpriv_v2")]
+    pub killpriv_v2: bool,
+
+    /// Leaves that to the guest; this is the default
+    #[arg(long)]
+    pub no_killpriv_v2: bool,
+}
+
+/// How the device moves to another host.
+#[derive(Debug, Args)]
+pub struct MigrationArgs {
+    /// How the destination finds the files again. The source always sends paths and file handles. `find-paths`
+    /// takes the paths. `file-handles` takes the handles first, and is for a source that is trusted, since a
+    /// forged handle reaches files outside of the directory
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub migration_mode: MigrationMode,
+
+    /// What to do about a file that the destination does not find: let the migration fail, or let the guest see an
+    /// error on that file
+    #[arg(long, value_enum, value_name = "ACTION", default_value_t)]
+    pub migration_on_error: MigrationOnError,
+
+    /// Most bytes of files that are deleted but still open, which move inside the state, in total
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    pub migration_orphan_bytes_max: u64,
+
+    /// No effect: files are always verified at the destination
+    #[arg(long)]
+    pub migration_verify_handles: bool,
+
+    /// No effect: paths are always kept up to date
+    #[arg(long)]
+    pub migration_confirm_paths: bool,
+}
+
+/// Options of virtiofsd that callers pass.
+#[derive(Debug, Args)]
+pub struct CompatibilityArgs {
+    /// No effect: every ring has a thread of its own
+    #[arg(long, value_name = "NUMBER")]
+    pub thread_pool_size: Option<usize>,
+
+    /// Only `none`: there is no sandbox yet; names and paths are checked without one
+    #[arg(long, value_name = "MODE")]
+    pub sandbox: Option<String>,
+
+    /// Only `none`: system calls are not filtered yet
+    #[arg(long, value_name = "ACTION")]
+    pub seccomp: Option<String>,
+
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    posix_acl: Option<String>,
+    #[arg(long, hide = true)]
+    xattrmap: Option<String>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    uid_map: Vec<String>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    gid_map: Vec<String>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    translate_uid: Vec<String>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    translate_gid: Vec<String>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    modcaps: Option<String>,
+    #[arg(short = 'o', hide = true, action = ArgAction::Append)]
+    legacy: Vec<String>,
+    #[arg(short = 'f', hide = true)]
+    foreground: bool,
+}
+
+impl CompatibilityArgs {
+    /// Refuses what would not be done.
+    fn check(&self) -> Result<(), ArgsError> {
+        let Self {
+            thread_pool_size: _,
+            sandbox,
+            seccomp,
+            posix_acl,
+            xattrmap,
+            uid_map,
+            gid_map,
+            translate_uid,
+            translate_gid,
+            modcaps,
+            legacy,
+            foreground: _,
+        } = self;
+        let by_value = [
+            (
+                "--sandbox",
+                sandbox,
+                "none",
+                "confine the daemon from outside and pass --sandbox=none",
+            ),
+            (
+                "--seccomp",
+                seccomp,
+                "none",
+                "confine the daemon from outside and pass --seccomp=none",
+            ),
+            (
+                "--posix-acl",
+                posix_acl,
+                "never",
+                "mount without ACLs in the guest",
+            ),
+        ];
+        for (option, value, accepted, instead) in by_value {
+            if let Some(value) = value.as_ref().filter(|value| *value != accepted) {
+                let option = format!("{option}={value}");
+                return Err(ArgsError::NotAvailable { option, instead });
+            }
+        }
+        let by_presence = [
+            (
+                "--xattrmap",
+                xattrmap.is_some(),
+                "pass --xattr for attributes without renaming",
+            ),
+            (
+                "--uid-map",
+                !uid_map.is_empty(),
+                "start the daemon inside a user namespace",
+            ),
+            (
+                "--gid-map",
+                !gid_map.is_empty(),
+                "start the daemon inside a user namespace",
+            ),
+            (
+                "--translate-uid",
+                !translate_uid.is_empty(),
+                "use the same ids in guest and host",
+            ),
+            (
+                "--translate-gid",
+                !translate_gid.is_empty(),
+                "use the same ids in guest and host",
+            ),
+            (
+                "--modcaps",
+                modcaps.is_some(),
+                "choose the daemon's capabilities when starting it",
+            ),
+            (
+                "-o",
+                !legacy.is_empty(),
+                "use the long options, such as --shared-dir for -o source",
+            ),
+        ];
+        by_presence
+            .into_iter()
+            .try_for_each(|(option, present, instead)| {
+                if present {
+                    let option = option.to_owned();
+                    return Err(ArgsError::NotAvailable { option, instead });
+                }
+                Ok(())
+            })
+    }
+}
+
+impl TryFrom<&FsArgs> for Config {
+    type Error = ArgsError;
+
+    fn try_from(args: &FsArgs) -> Result<Self, ArgsError> {
+        args.compatibility.check()?;
+        let share = &args.share;
+        if let Some(tag) = &share.tag
+            && !(1..=TAG_BYTES_MAX).contains(&tag.len())
+        {
+            return Err(ArgsError::Tag(tag.len()));
+        }
+        let defaults = Self::new(&share.shared_dir);
+        Ok(Self {
+            tag: share.tag.clone(),
+            request_rings: share.num_request_queues,
+            cache: share.cache,
+            writeback: share.writeback,
+            readdirplus: !share.no_readdirplus,
+            xattr: share.xattr || share.security_label != SecurityLabel::Never,
+            security_label: share.security_label,
+            readonly: share.readonly,
+            allow_direct_io: share.allow_direct_io,
+            allow_mmap: share.allow_mmap && matches!(share.cache, Cache::Never | Cache::Metadata),
+            announce_submounts: !share.no_announce_submounts,
+            preserve_noatime: share.preserve_noatime,
+            killpriv_v2: share.killpriv_v2,
+            inode_file_handles: share.inode_file_handles,
+            migration_mode: args.migration.migration_mode,
+            migration_on_error: args.migration.migration_on_error,
+            orphan_bytes_max: args.migration.migration_orphan_bytes_max,
+            ..defaults
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, ArgsError> {
+        let line = ["vhost-device-fs", "--shared-dir", "/share"]
+            .iter()
+            .chain(args);
+        Config::try_from(&FsArgs::try_parse_from(line).unwrap())
+    }
+
+    #[test]
+    fn the_command_is_consistent() {
+        FsArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_configuration() {
+        assert_eq!(config(&[]), Ok(Config::new("/share")));
+    }
+
+    #[test]
+    fn options_reach_the_configuration() {
+        let line = [
+            "--tag=myfs",
+            "--num-request-queues=4",
+            "--cache=metadata",
+            "--writeback",
+            "--no-readdirplus",
+            "--security-label",
+            "--readonly",
+            "--allow-direct-io",
+            "--allow-mmap",
+            "--no-announce-submounts",
+            "--preserve-noatime",
+            "--killpriv-v2",
+            "--inode-file-handles=fallback",
+            "--migration-mode=file-handles",
+            "--migration-on-error=guest-error",
+            "--migration-orphan-bytes-max=4096",
+        ];
+        let expected = Config {
+            shared_dir: "/share".into(),
+            tag: Some("myfs".into()),
+            request_rings: 4,
+            cache: Cache::Metadata,
+            writeback: true,
+            readdirplus: false,
+            xattr: true,
+            security_label: SecurityLabel::Always,
+            readonly: true,
+            allow_direct_io: true,
+            allow_mmap: true,
+            announce_submounts: false,
+            preserve_noatime: true,
+            killpriv_v2: true,
+            inode_file_handles: InodeFileHandles::Prefer,
+            migration_mode: MigrationMode::FileHandles,
+            migration_on_error: MigrationOnError::GuestError,
+            orphan_bytes_max: 4096,
+            ..Config::new("")
+        };
+        assert_eq!(config(&line), Ok(expected));
+    }
+
+    #[test]
+    fn the_last_of_a_pair_counts() {
+        let submounts = |args: &[&str]| config(args).unwrap().announce_submounts;
+        assert!(submounts(&["--announce-submounts"]));
+        assert!(submounts(&[
+            "--no-announce-submounts",
+            "--announce-submounts"
+        ]));
+        assert!(!submounts(&[
+            "--announce-submounts",
+            "--no-announce-submounts"
+        ]));
+        let killpriv = |args: &[&str]| config(args).unwrap().killpriv_v2;
+        assert!(killpriv(&["--no-killpriv-v2", "--killpriv-v2"]));
+        assert!(!killpriv(&["--killpriv-v2", "--no-killpriv-v2"]));
+    }
+
+    #[test]
+    fn what_callers_of_virtiofsd_pass_is_accepted() {
+        let kubevirt = [
+            "--sandbox=none",
+            "--cache=auto",
+            "--migration-on-error=guest-error",
+            "--migration-mode=find-paths",
+        ];
+        assert!(config(&kubevirt).is_ok());
+        let others = [
+            "--thread-pool-size=4",
+            "--seccomp=none",
+            "--posix-acl=never",
+            "-f",
+            "--migration-confirm-paths",
+        ];
+        assert!(config(&others).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name() {
+        let refused = [
+            ("--sandbox=namespace", "--sandbox=namespace"),
+            ("--seccomp=kill", "--seccomp=kill"),
+            ("--posix-acl", "--posix-acl=always"),
+            ("--posix-acl=auto", "--posix-acl=auto"),
+            ("--xattrmap=:map::user.virtiofs.:", "--xattrmap"),
+            ("--uid-map=:0:100000:65536:", "--uid-map"),
+            ("--gid-map=:0:100000:65536:", "--gid-map"),
+            ("--translate-uid=host:107:0:1", "--translate-uid"),
+            ("--translate-gid=host:107:0:1", "--translate-gid"),
+            ("--modcaps=+sys_admin", "--modcaps"),
+            ("-osource=/", "-o"),
+        ];
+        for (argument, name) in refused {
+            let error = config(&[argument]).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{name} is not available")),
+                "{argument}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn tags_fit_into_the_config_space() {
+        assert_eq!(config(&["--tag="]), Err(ArgsError::Tag(0)));
+        assert_eq!(config(&["--tag", &"x".repeat(37)]), Err(ArgsError::Tag(37)));
+        assert!(config(&["--tag", &"x".repeat(36)]).is_ok());
+    }
+
+    #[test]
+    fn an_option_cannot_be_overridden_by_repeating_it() {
+        for argument in ["--shared-dir=/", "--sandbox=none"] {
+            let line = [
+                "vhost-device-fs",
+                "--shared-dir=/share",
+                "--sandbox=none",
+                argument,
+            ];
+            assert!(FsArgs::try_parse_from(line).is_err(), "{argument}");
+        }
+        for number in ["0", "64"] {
+            let line = [
+                "vhost-device-fs",
+                "--shared-dir=/share",
+                "--num-request-queues",
+                number,
+            ];
+            assert!(FsArgs::try_parse_from(line).is_err(), "{number}");
+        }
+    }
+}
