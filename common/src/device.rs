@@ -26,6 +26,7 @@ use crate::gate::{Gate, Token};
 use crate::memory::{GuestMemory, GuestMemoryHandle};
 use crate::ring::Ring;
 use crate::state::{DeviceKind, StateSchema};
+use crate::wakers::Wakers;
 
 /// An error of a device's own layers, kept whole as the source of one of the errors below.
 pub type DeviceError = Box<dyn std::error::Error + Send + Sync>;
@@ -124,6 +125,7 @@ pub struct ConfigError {
 pub struct Guest {
     pub(crate) memory: GuestMemoryHandle,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) wakers: Arc<Wakers>,
 }
 
 impl Guest {
@@ -137,6 +139,13 @@ impl Guest {
     /// Never hold a token while waiting for the front-end: it may be waiting for our suspension.
     pub fn background(&self) -> Option<Token> {
         self.gate.begin_background()
+    }
+
+    /// Has [`Device::process`] called for `ring` soon, on the ring's own thread, as if the guest had kicked: for a device
+    /// that has left requests on a ring until it has an answer. Does nothing while the ring is not served; a ring that
+    /// starts is looked at anyway.
+    pub fn serve(&self, ring: usize) {
+        self.wakers.wake(ring);
     }
 }
 

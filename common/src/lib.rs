@@ -26,5 +26,6 @@ pub mod report;
 pub mod request;
 pub mod ring;
 pub mod state;
+mod wakers;
 
 pub use buffers::Placement;

@@ -24,8 +24,6 @@ pub(crate) struct Control<D> {
     pub(super) guest: Guest,
     suspend_limit: Duration,
     state: Mutex<State>,
-    /// One event per worker of the current connection; written to make it look at its rings again.
-    wakers: Mutex<Vec<OwnedFd>>,
 }
 
 struct State {
@@ -59,6 +57,7 @@ impl<D: Device> Control<D> {
             guest: Guest {
                 memory: GuestMemoryHandle::new(),
                 gate,
+                wakers: Arc::default(),
             },
             suspend_limit,
             state: Mutex::new(State {
@@ -66,7 +65,6 @@ impl<D: Device> Control<D> {
                 started: 0,
                 enabled: 0,
             }),
-            wakers: Mutex::default(),
         }
     }
 
@@ -83,8 +81,9 @@ impl<D: Device> Control<D> {
         self.lock().lifecycle.is_started()
     }
 
-    pub(crate) fn set_wakers(&self, wakers: Vec<OwnedFd>) {
-        *self.wakers.lock().unwrap_or_else(PoisonError::into_inner) = wakers;
+    /// The events of a new connection's workers, one for each ring; none when the connection is gone.
+    pub(crate) fn set_wakers(&self, events: Vec<OwnedFd>) {
+        self.guest.wakers.set(events);
     }
 
     /// SUSPEND: everything in flight completes, then the device is silent. On an error it goes on as before.
@@ -187,16 +186,7 @@ impl<D: Device> Control<D> {
                 self.gate().open(Lane::Ring(ring));
             }
         }
-        for waker in self
-            .wakers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
-            if let Err(error) = rustix::io::write(waker, &1_u64.to_le_bytes()) {
-                log::error!("host: a worker cannot be woken: {error}");
-            }
-        }
+        self.guest.wakers.wake_all();
     }
 
     fn close_all(&self) {

@@ -118,7 +118,6 @@ struct Running<S> {
     direction: Direction,
     thread: JoinHandle<()>,
     verdict: Receiver<Verdict<S>>,
-    cancellation: Cancellation,
 }
 
 enum Slot<S> {
@@ -131,7 +130,10 @@ enum Slot<S> {
 pub(crate) struct Transfers<D: Device> {
     device: Arc<D>,
     options: TransferOptions,
+    /// Held for as long as CHECK waits.
     slot: Mutex<Slot<D::State>>,
+    /// Of the transfer that runs; apart from the slot, so that a disconnect ends the wait of a CHECK.
+    cancellation: Mutex<Option<Cancellation>>,
 }
 
 impl<D: Device> Transfers<D> {
@@ -140,6 +142,7 @@ impl<D: Device> Transfers<D> {
             device,
             options,
             slot: Mutex::new(Slot::Empty),
+            cancellation: Mutex::default(),
         }
     }
 
@@ -171,16 +174,12 @@ impl<D: Device> Transfers<D> {
             *slot = Slot::Done(Ok(Outcome::Saved));
             return Ok(Some(memfd));
         }
-        *slot = Slot::Running(self.spawn(direction, channel, cancellation)?);
+        *slot = Slot::Running(self.spawn(direction, channel)?);
+        *self.cancellation() = Some(cancellation);
         Ok(None)
     }
 
-    fn spawn(
-        &self,
-        direction: Direction,
-        mut channel: Channel,
-        cancellation: Cancellation,
-    ) -> io::Result<Running<D::State>> {
+    fn spawn(&self, direction: Direction, mut channel: Channel) -> io::Result<Running<D::State>> {
         let device = Arc::clone(&self.device);
         let options = self.options;
         let (sender, verdict) = sync_channel(1);
@@ -202,7 +201,6 @@ impl<D: Device> Transfers<D> {
             direction,
             thread,
             verdict,
-            cancellation,
         })
     }
 
@@ -212,7 +210,11 @@ impl<D: Device> Transfers<D> {
         let verdict = match std::mem::replace(&mut *slot, Slot::Empty) {
             Slot::Empty => return Err(TransferError::NothingToCheck),
             Slot::Done(verdict) => verdict,
-            Slot::Running(running) => running.wait(self.options.patience),
+            Slot::Running(running) => {
+                let verdict = running.wait(self.options.patience);
+                self.stop();
+                verdict
+            }
         };
         match verdict? {
             Outcome::Saved => Ok(()),
@@ -233,18 +235,31 @@ impl<D: Device> Transfers<D> {
 
     /// The front-end is gone: ends a running transfer and forgets it.
     pub(super) fn cancel(&self) {
+        self.stop(); // so that a CHECK gives the slot up
         let slot = std::mem::replace(&mut *self.lock(), Slot::Empty);
-        if let Slot::Running(running) = slot {
-            running.cancellation.cancel();
-            if running.thread.join().is_err() {
-                log::error!(
-                    "{}",
-                    TransferError::Panicked {
-                        direction: running.direction
-                    }
-                );
-            }
+        self.stop(); // a transfer may have begun until the slot was ours
+        if let Slot::Running(running) = slot
+            && running.thread.join().is_err()
+        {
+            log::error!(
+                "{}",
+                TransferError::Panicked {
+                    direction: running.direction
+                }
+            );
         }
+    }
+
+    fn stop(&self) {
+        if let Some(cancellation) = self.cancellation().take() {
+            cancellation.cancel();
+        }
+    }
+
+    fn cancellation(&self) -> MutexGuard<'_, Option<Cancellation>> {
+        self.cancellation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot<D::State>> {
@@ -257,13 +272,10 @@ impl<S> Running<S> {
         let direction = self.direction;
         match self.verdict.recv_timeout(limit) {
             Ok(verdict) => verdict,
-            Err(RecvTimeoutError::Timeout) => {
-                self.cancellation.cancel();
-                Err(TransferError::Endless {
-                    direction,
-                    waited_ms: limit.as_millis(),
-                })
-            }
+            Err(RecvTimeoutError::Timeout) => Err(TransferError::Endless {
+                direction,
+                waited_ms: limit.as_millis(),
+            }),
             Err(RecvTimeoutError::Disconnected) => Err(TransferError::Panicked { direction }),
         }
     }
