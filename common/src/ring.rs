@@ -63,7 +63,7 @@ impl<'a> Ring<'a> {
             match self.vring.pop(&memory, std::mem::take(&mut self.spare)) {
                 Popped::Request(request) => return Some(request),
                 Popped::Malformed { head, error, spare } => {
-                    log::warn!("ring {}: {error}; given back unserved", self.index());
+                    self.vring.complain(&error);
                     self.spare = spare;
                     self.add_used(head, 0);
                 }

@@ -15,6 +15,7 @@ use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryAtomic;
 
 use crate::memory::GuestMemory;
+use crate::report::Sparse;
 use crate::request::{ChainError, Request, Segments};
 
 type Table = GuestMemoryAtomic<GuestMemory>;
@@ -55,6 +56,8 @@ struct Shared {
     observer: Option<Weak<dyn RingObserver>>,
     /// The guest's indices made no sense; logged once per start.
     broken: AtomicBool,
+    /// Malformed chains.
+    malformed: Sparse,
 }
 
 impl std::fmt::Debug for Vring {
@@ -80,6 +83,16 @@ pub(crate) enum Popped {
 impl Vring {
     pub(crate) fn index(&self) -> usize {
         self.shared.index
+    }
+
+    /// Tells the operator of a malformed chain, if it is not the thousandth.
+    pub(crate) fn complain(&self, error: &ChainError) {
+        if let Some(count) = self.shared.malformed.count() {
+            log::warn!(
+                "ring {}: {error}; given back unserved ({count} so far)",
+                self.index()
+            );
+        }
     }
 
     /// Whether the ring is started and enabled.
@@ -202,6 +215,7 @@ impl VringT<Table> for Vring {
                 index,
                 observer,
                 broken: AtomicBool::new(false),
+                malformed: Sparse::default(),
             }),
         })
     }
