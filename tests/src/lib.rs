@@ -4,3 +4,4 @@ pub mod guest;
 pub mod null_device;
 pub mod probe_device;
 pub mod qemu;
+pub mod tools;
