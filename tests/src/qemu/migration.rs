@@ -24,8 +24,17 @@ const MIGRATION_DEADLINE: Duration = Duration::from_mins(4);
 pub enum Outcome {
     /// The guest runs on the destination.
     Completed(Transfer),
-    /// It does not; QEMU's reason.
-    Failed(String),
+    /// It does not.
+    Failed(Failure),
+}
+
+/// Why a migration failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// As the source tells it.
+    pub reason: String,
+    /// What everybody logged; the cause is often on the destination's side.
+    pub report: String,
 }
 
 impl Outcome {
@@ -33,14 +42,14 @@ impl Outcome {
     pub fn completed(self) -> Result<Transfer> {
         match self {
             Self::Completed(transfer) => Ok(transfer),
-            Self::Failed(reason) => bail!("the migration failed: {reason}"),
+            Self::Failed(Failure { reason, report }) => bail!("migration: {reason}\n{report}"),
         }
     }
 
-    /// The reason, or an error if the migration succeeded.
-    pub fn failed(self) -> Result<String> {
+    /// The failure, or an error if the migration succeeded.
+    pub fn failed(self) -> Result<Failure> {
         match self {
-            Self::Failed(reason) => Ok(reason),
+            Self::Failed(failure) => Ok(failure),
             Self::Completed(transfer) => bail!("the migration succeeded: {transfer:?}"),
         }
     }
@@ -61,25 +70,28 @@ pub struct Transfer {
 
 /// Migrates a running guest to `destination`, through a socket at the path `socket`.
 pub fn live(source: &mut Vm, destination: &mut Vm, socket: &Path) -> Result<Outcome> {
-    let listen = format!("unix:{}", socket.display());
-    live_through(source, destination, &listen, &listen)
+    live_through(source, destination, socket, socket)
 }
 
-/// As [`live`], with addresses that may differ: something may stand between the two.
+/// As [`live`], with sockets that may differ: a [`channel`](super::channel) may lie between them.
 pub fn live_through(
     source: &mut Vm,
     destination: &mut Vm,
-    send: &str,
-    listen: &str,
+    send: &Path,
+    listen: &Path,
 ) -> Result<Outcome> {
     let (source_since, destination_since) = (source.qmp().now(), destination.qmp().now());
-    listen_at(destination, listen)?;
-    if let Err(refusal) = send_to(source, send) {
-        return Ok(Outcome::Failed(format!("{refusal:#}")));
-    }
-    let mut transfer = match wait(source)? {
+    configure(destination, true)?;
+    let uri = format!("unix:{}", listen.display());
+    destination.execute("migrate-incoming", &json!({ "uri": uri }))?;
+    configure(source, true)?;
+    let uri = format!("unix:{}", send.display());
+    let mut transfer = match send_to(source, &uri)? {
         Outcome::Completed(transfer) => transfer,
-        failed @ Outcome::Failed(_) => return Ok(failed),
+        Outcome::Failed(mut failure) => {
+            failure.report = format!("{}\n{}", failure.report, destination.report());
+            return Ok(Outcome::Failed(failure));
+        }
     };
     let deadline = DEADLINE;
     let stop = source.qmp().wait_event("STOP", source_since, deadline)?;
@@ -97,10 +109,7 @@ pub fn save(vm: &mut Vm, file: &Path) -> Result<Outcome> {
     vm.stop()?;
     configure(vm, false)?;
     let uri = format!("file:{}", file.display());
-    if let Err(refusal) = send_to(vm, &uri) {
-        return Ok(Outcome::Failed(format!("{refusal:#}")));
-    }
-    wait(vm)
+    send_to(vm, &uri)
 }
 
 /// Lets a machine that was started with [`Start::Incoming`](super::Start) go on from a file.
@@ -140,19 +149,28 @@ fn wait_incoming(vm: &mut Vm, since: usize) -> Result<String> {
     }
 }
 
-fn listen_at(destination: &mut Vm, uri: &str) -> Result<()> {
-    configure(destination, true)?;
-    destination.execute("migrate-incoming", &json!({ "uri": uri }))?;
-    Ok(())
-}
-
-fn send_to(source: &mut Vm, uri: &str) -> Result<()> {
-    if !uri.starts_with("file:") {
-        configure(source, true)?;
+/// Starts an outgoing migration and waits for its end as the source sees it.
+fn send_to(source: &mut Vm, uri: &str) -> Result<Outcome> {
+    let failed = |reason: String, source: &Vm| {
+        let report = source.report();
+        Ok(Outcome::Failed(Failure { reason, report }))
+    };
+    if let Err(refusal) = source.qmp().execute("migrate", &json!({ "uri": uri })) {
+        return failed(format!("{refusal:#}"), source);
     }
-    let arguments = json!({ "uri": uri });
-    source.qmp().execute("migrate", &arguments)?;
-    Ok(())
+    let end = Instant::now() + MIGRATION_DEADLINE;
+    loop {
+        let state = source.execute("query-migrate", &json!({}))?;
+        match state.get("status").and_then(Value::as_str) {
+            Some("completed") => return Ok(Outcome::Completed(transfer(&state))),
+            Some("failed" | "cancelled") => {
+                let reason = state.get("error-desc").and_then(Value::as_str);
+                return failed(reason.unwrap_or("no reason given").to_owned(), source);
+            }
+            _ if Instant::now() > end => bail!("no end of {state}\n{}", source.report()),
+            _ => thread::sleep(POLL_INTERVAL),
+        }
+    }
 }
 
 fn configure(vm: &mut Vm, return_path: bool) -> Result<()> {
@@ -165,25 +183,6 @@ fn configure(vm: &mut Vm, return_path: bool) -> Result<()> {
     let parameters = json!({ "max-bandwidth": BANDWIDTH_MAX });
     vm.execute("migrate-set-parameters", &parameters)?;
     Ok(())
-}
-
-/// Waits for the end as the source sees it.
-fn wait(source: &mut Vm) -> Result<Outcome> {
-    let end = Instant::now() + MIGRATION_DEADLINE;
-    loop {
-        let state = source.execute("query-migrate", &json!({}))?;
-        match state.get("status").and_then(Value::as_str) {
-            Some("completed") => return Ok(Outcome::Completed(transfer(&state))),
-            Some("failed" | "cancelled") => {
-                let reason = state.get("error-desc").and_then(Value::as_str);
-                return Ok(Outcome::Failed(
-                    reason.unwrap_or("no reason given").to_owned(),
-                ));
-            }
-            _ if Instant::now() > end => bail!("no end of {state}\n{}", source.report()),
-            _ => thread::sleep(POLL_INTERVAL),
-        }
-    }
 }
 
 fn transfer(state: &Value) -> Transfer {

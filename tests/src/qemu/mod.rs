@@ -3,17 +3,20 @@
 //! The way through it: [`provision`] finds or fetches QEMU, a guest kernel and busybox; [`image`]
 //! packs a guest from them; [`vm`] starts it with the devices under test and talks to it through
 //! [`qmp`] (the machine) and [`console`] (the guest); [`migration`] moves it, live or through a
-//! file. [`process`] owns the child processes, so that none outlives its test.
+//! file; [`channel`] disturbs it and [`snapshot`] looks into it. [`process`] owns the child processes, so that none outlives its test.
 //!
-//! Knows no device: a device is a list of QEMU arguments, a daemon is somebody else's child.
+//! Only [`fs_machine`] knows a device: elsewhere one is a list of QEMU arguments.
 
+pub mod channel;
 pub mod console;
+pub mod fs_machine;
 pub mod image;
 pub mod migration;
 pub mod process;
 pub mod provision;
 pub mod qmp;
 pub mod rig;
+pub mod snapshot;
 pub mod vm;
 
 pub use migration::{Outcome, Transfer};

@@ -58,6 +58,11 @@ impl Process {
         &self.log
     }
 
+    /// Its process id, as long as it has not been waited for.
+    pub fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// The exit status, if the child has ended.
     pub fn status(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
@@ -125,7 +130,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let process = Process::start("sleep", Command::new("sleep").arg("600"), &log).unwrap();
-        let id = Pid::from_raw(process.child.id().cast_signed()).unwrap();
+        let id = process.id();
         drop(process);
         assert!(rustix::process::test_kill_process(id).is_err());
     }

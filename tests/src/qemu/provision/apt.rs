@@ -284,6 +284,7 @@ APT::Architecture \"amd64\";
 APT::Architectures {{ \"amd64\"; }};
 APT::Install-Recommends \"false\";
 APT::Sandbox::User \"\";
+APT::Update::Error-Mode \"any\";
 Acquire::Languages \"none\";
 Acquire::Retries \"3\";
 Acquire::http::Timeout \"60\";
