@@ -3,6 +3,7 @@
 //! Knows which command there is; each has a module of its own, and exit codes that it documents.
 
 mod state;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -14,10 +15,13 @@ enum Command {
     /// Show or verify a saved device state
     #[command(subcommand)]
     State(state::Command),
+    /// Check the rules of this workspace that neither rustc nor clippy knows
+    Tidy,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
         Command::State(command) => state::run(&command),
+        Command::Tidy => tidy::run(),
     }
 }
