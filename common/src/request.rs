@@ -6,6 +6,9 @@
 //! before writable ones (virtio 1.3, 2.7.4.2), it is at most 2^32 - 1 bytes long (2.7.5.2), and it ends where it
 //! says it ends. A chain that fails never reaches a device.
 
+#[cfg(feature = "test-kit")]
+mod test_kit;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
