@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser};
+use common::args::{DaemonArgs, Level};
 
 use crate::config::{
     Cache, Config, InodeFileHandles, MigrationMode, MigrationOnError, REQUEST_RINGS_MAX,
@@ -33,6 +34,9 @@ pub enum ArgsError {
 #[derive(Debug, Parser)]
 #[command(name = "vhost-device-fs", version)]
 pub struct FsArgs {
+    /// What all daemons share.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
     /// How the guest sees the directory.
     #[command(flatten)]
     pub share: ShareArgs,
@@ -189,8 +193,23 @@ pub struct CompatibilityArgs {
     modcaps: Option<String>,
     #[arg(short = 'o', hide = true, action = ArgAction::Append)]
     legacy: Vec<String>,
+    #[arg(long, hide = true)]
+    syslog: bool,
     #[arg(short = 'f', hide = true)]
     foreground: bool,
+    #[arg(short = 'd', hide = true)]
+    debug: bool,
+}
+
+impl FsArgs {
+    /// How much to log; `-d` is virtiofsd's old way to ask for more.
+    pub fn level(&self) -> Level {
+        if self.compatibility.debug {
+            Level::Debug
+        } else {
+            self.daemon.log_level
+        }
+    }
 }
 
 impl CompatibilityArgs {
@@ -208,81 +227,68 @@ impl CompatibilityArgs {
             translate_gid,
             modcaps,
             legacy,
+            syslog,
             foreground: _,
+            debug: _,
         } = self;
-        let by_value = [
-            (
-                "--sandbox",
-                sandbox,
-                "none",
-                "confine the daemon from outside and pass --sandbox=none",
-            ),
-            (
-                "--seccomp",
-                seccomp,
-                "none",
-                "confine the daemon from outside and pass --seccomp=none",
-            ),
-            (
-                "--posix-acl",
-                posix_acl,
-                "never",
-                "mount without ACLs in the guest",
-            ),
-        ];
-        for (option, value, accepted, instead) in by_value {
-            if let Some(value) = value.as_ref().filter(|value| *value != accepted) {
-                let option = format!("{option}={value}");
-                return Err(ArgsError::NotAvailable { option, instead });
-            }
-        }
-        let by_presence = [
-            (
-                "--xattrmap",
-                xattrmap.is_some(),
-                "pass --xattr for attributes without renaming",
-            ),
-            (
-                "--uid-map",
-                !uid_map.is_empty(),
-                "start the daemon inside a user namespace",
-            ),
-            (
-                "--gid-map",
-                !gid_map.is_empty(),
-                "start the daemon inside a user namespace",
-            ),
-            (
-                "--translate-uid",
-                !translate_uid.is_empty(),
-                "use the same ids in guest and host",
-            ),
-            (
-                "--translate-gid",
-                !translate_gid.is_empty(),
-                "use the same ids in guest and host",
-            ),
-            (
-                "--modcaps",
-                modcaps.is_some(),
-                "choose the daemon's capabilities when starting it",
-            ),
-            (
-                "-o",
-                !legacy.is_empty(),
-                "use the long options, such as --shared-dir for -o source",
-            ),
-        ];
-        by_presence
-            .into_iter()
-            .try_for_each(|(option, present, instead)| {
-                if present {
-                    let option = option.to_owned();
-                    return Err(ArgsError::NotAvailable { option, instead });
-                }
-                Ok(())
-            })
+        only(sandbox.as_ref(), "none", "--sandbox", FROM_OUTSIDE)?;
+        only(seccomp.as_ref(), "none", "--seccomp", FROM_OUTSIDE)?;
+        only(
+            posix_acl.as_ref(),
+            "never",
+            "--posix-acl",
+            "mount without ACLs in the guest",
+        )?;
+        never(
+            xattrmap.is_some(),
+            "--xattrmap",
+            "--xattr passes attributes through unchanged",
+        )?;
+        never(!uid_map.is_empty(), "--uid-map", OWN_NAMESPACE)?;
+        never(!gid_map.is_empty(), "--gid-map", OWN_NAMESPACE)?;
+        never(!translate_uid.is_empty(), "--translate-uid", SAME_IDS)?;
+        never(!translate_gid.is_empty(), "--translate-gid", SAME_IDS)?;
+        never(modcaps.is_some(), "--modcaps", FROM_OUTSIDE)?;
+        never(
+            *syslog,
+            "--syslog",
+            "let the service manager take standard error",
+        )?;
+        never(
+            !legacy.is_empty(),
+            "-o",
+            "use the long options, as --shared-dir for -o source",
+        )
     }
+}
+
+const FROM_OUTSIDE: &str = "confine the daemon from outside";
+const OWN_NAMESPACE: &str = "start the daemon inside a user namespace";
+const SAME_IDS: &str = "use the same ids in guest and host";
+
+/// Refuses an option with any value but the one that is what happens anyway.
+fn only(
+    value: Option<&String>,
+    accepted: &str,
+    option: &str,
+    instead: &'static str,
+) -> Result<(), ArgsError> {
+    match value {
+        Some(value) if value != accepted => Err(ArgsError::NotAvailable {
+            option: format!("{option}={value}"),
+            instead,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an option.
+fn never(present: bool, option: &str, instead: &'static str) -> Result<(), ArgsError> {
+    if present {
+        let option = option.to_owned();
+        return Err(ArgsError::NotAvailable { option, instead });
+    }
+    Ok(())
 }
 
 impl TryFrom<&FsArgs> for Config {
@@ -418,6 +424,7 @@ mod tests {
             "--seccomp=none",
             "--posix-acl=never",
             "-f",
+            "-d",
             "--migration-confirm-paths",
         ];
         assert!(config(&others).is_ok());
@@ -436,6 +443,7 @@ mod tests {
             ("--translate-uid=host:107:0:1", "--translate-uid"),
             ("--translate-gid=host:107:0:1", "--translate-gid"),
             ("--modcaps=+sys_admin", "--modcaps"),
+            ("--syslog", "--syslog"),
             ("-osource=/", "-o"),
         ];
         for (argument, name) in refused {

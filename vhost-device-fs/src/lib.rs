@@ -19,4 +19,5 @@
 pub mod args;
 pub mod config;
 pub mod fuse;
+pub mod limits;
 pub mod operations;
