@@ -2,7 +2,9 @@
 //!
 //! Knows which command there is; each has a module of its own, and exit codes that it documents.
 
+mod checks;
 mod state;
+mod table;
 mod tidy;
 
 use std::process::ExitCode;
@@ -15,6 +17,8 @@ enum Command {
     /// Show or verify a saved device state
     #[command(subcommand)]
     State(state::Command),
+    /// Run everything that CI runs
+    Test,
     /// Check the rules of this workspace that neither rustc nor clippy knows
     Tidy,
 }
@@ -22,6 +26,7 @@ enum Command {
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
         Command::State(command) => state::run(&command),
+        Command::Test => checks::run(),
         Command::Tidy => tidy::run(),
     }
 }

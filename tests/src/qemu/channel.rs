@@ -33,7 +33,7 @@ impl StateSeen {
 }
 
 /// Listens at `listen`, passes on to `forward`; `at_state` is called once, with the state's
-/// beginning and at least [`DAMAGED_OFFSET`] bytes of it.
+/// beginning and enough of it to [`damage`].
 pub fn intercept(
     listen: &Path,
     forward: &Path,
