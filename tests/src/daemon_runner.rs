@@ -1,0 +1,165 @@
+//! A daemon of ours as a child process: built if need be, started on a socket of its own, watched.
+//!
+//! Knows the conventions that all daemons share (readiness line, `--socket-path`, SIGTERM), and no device.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use common::frontend::Frontend;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::qemu::process::{POLL_INTERVAL, Process, tail};
+
+/// What a daemon says when its socket can be connected to; Kata waits for the same words.
+pub const READY: &str = "Waiting for vhost-user socket connection";
+
+/// Turns a hang into a failure.
+pub const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A running daemon. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    socket: PathBuf,
+    /// Holds the socket and the log.
+    _folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts the daemon `program` of this workspace (package and binary have the same name) with
+    /// `--socket-path` and `arguments`, and waits until it is ready.
+    pub fn start<A: AsRef<std::ffi::OsStr>>(
+        program: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        Self::start_at(&built(program)?, arguments)
+    }
+
+    /// Starts the daemon at `path`.
+    pub fn start_at<A: AsRef<std::ffi::OsStr>>(
+        path: &Path,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("daemon-").tempdir()?;
+        let socket = folder.path().join("socket");
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let mut command = Command::new(path);
+        command.arg("--socket-path").arg(&socket).args(arguments);
+        let process = Process::start(&name, &mut command, &folder.path().join("log"))?;
+        let mut daemon = Self {
+            process,
+            socket,
+            _folder: folder,
+        };
+        daemon
+            .wait_until_ready()
+            .with_context(|| daemon.report(&name))?;
+        Ok(daemon)
+    }
+
+    /// The socket that it listens on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A front-end for it, with nothing said yet.
+    pub fn connect(&self) -> Result<Frontend> {
+        Ok(Frontend::connect(&self.socket)?)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(self.process.log())?).into_owned())
+    }
+
+    /// Its process id, for a look into /proc.
+    pub fn id(&self) -> Pid {
+        self.process.id()
+    }
+
+    /// Asks it to end, as service managers do.
+    pub fn terminate(&self) -> Result<()> {
+        Ok(kill_process(self.process.id(), Signal::TERM)?)
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        self.process.wait(DEADLINE)
+    }
+
+    /// How it ended, if it has.
+    pub fn status(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.status()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let end = Instant::now() + DEADLINE;
+        while !self.log()?.contains(READY) {
+            if let Some(status) = self.status()? {
+                bail!("it ended at once: {status}");
+            }
+            ensure!(Instant::now() < end, "it does not say that it is ready");
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
+    }
+
+    fn report(&self, name: &str) -> String {
+        format!(
+            "starting {name}; its log ends with\n{}",
+            tail(self.process.log(), 20)
+        )
+    }
+}
+
+/// The binary `program` of this workspace, from the same build as this test. Under cargo it is brought up
+/// to date first: a test of one package does not build the binaries of another.
+pub fn built(program: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    // target/PROFILE/deps/TEST for tests, target/PROFILE/PROGRAM for programs.
+    let folder = test
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .context("a test without a folder")?;
+    let path = folder.join(program);
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let profile = match folder.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let target = folder
+            .parent()
+            .context("a profile without a target folder")?;
+        let output = Command::new(cargo)
+            .args(["build", "--quiet", "--package", program, "--bin", program])
+            .args(["--profile", profile, "--target-dir"])
+            .arg(target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .context("running cargo")?;
+        ensure!(
+            output.status.success(),
+            "building {program}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    ensure!(
+        path.exists(),
+        "{} does not exist: build it first",
+        path.display()
+    );
+    Ok(path)
+}
