@@ -1,3 +1,5 @@
+//! The codec over real sockets, with peers that break off, cheat and flood.
+
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
