@@ -9,8 +9,8 @@ use std::env;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use ::tests::tools::CARGO_DENY;
 use anyhow::{Context as _, Result};
-use tests::tools::CARGO_DENY;
 
 use crate::table::Table;
 

@@ -3,6 +3,7 @@
 //! Knows which command there is; each has a module of its own, and exit codes that it documents.
 
 mod checks;
+mod demo;
 mod state;
 mod table;
 mod tidy;
@@ -14,6 +15,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    /// Show that a running program does not notice it when its machine is saved, moved or mistreated
+    Demo,
     /// Show or verify a saved device state
     #[command(subcommand)]
     State(state::Command),
@@ -25,6 +28,7 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
+        Command::Demo => demo::run(),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),
         Command::Tidy => tidy::run(),

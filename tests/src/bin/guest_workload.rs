@@ -26,6 +26,8 @@ use std::time::Duration;
 const ODD_NAME: &[u8] = b"caf\xe9-\xff\xfe";
 
 const RECORD_BYTES: usize = 64;
+/// Records that are read at once.
+const BLOCK_RECORDS: usize = 1024;
 const STEADY_FILES: u64 = 50;
 const STEADY_RECORDS: u64 = 200;
 const WRITE_INTERVAL: Duration = Duration::from_millis(1);
@@ -74,12 +76,16 @@ fn check_records(what: &str, file: &File, stream: u64, count: u64) -> Result<(),
     if bytes != expected {
         return Err(format!("{what}: {bytes} bytes instead of {expected}").into());
     }
-    for number in 0..count {
-        let mut found = [0; RECORD_BYTES];
-        file.read_exact_at(&mut found, number * RECORD_BYTES as u64)
-            .map_err(|error| format!("{what}: reading record {number}: {error}"))?;
-        if found != record(stream, number) {
-            return Err(format!("{what}: record {number} is damaged: {found:02x?}").into());
+    let mut found = vec![0; BLOCK_RECORDS * RECORD_BYTES];
+    for block in (0..count).step_by(BLOCK_RECORDS) {
+        let length = (expected - block * RECORD_BYTES as u64).min(found.len() as u64);
+        let (found, _) = found.split_at_mut(usize::try_from(length)?);
+        file.read_exact_at(found, block * RECORD_BYTES as u64)
+            .map_err(|error| format!("{what}: reading from record {block}: {error}"))?;
+        for (found, number) in found.chunks_exact(RECORD_BYTES).zip(block..) {
+            if found != record(stream, number) {
+                return Err(format!("{what}: record {number} is damaged: {found:02x?}").into());
+            }
         }
     }
     Ok(())
