@@ -190,6 +190,3 @@ fn mark_written<'a, B: BitmapSlice + 'a>(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,5 +1,6 @@
 //! What the tests of the whole are made of. Nothing depends on this crate but `xtask`.
 
+pub mod bridge;
 pub mod daemon_runner;
 pub mod guest;
 pub mod null_device;

@@ -310,14 +310,19 @@ impl Ring {
         Ok(collected)
     }
 
-    /// Asks to be notified of the next chain that is used.
-    pub fn enable_call(&self) -> Result<()> {
-        if self.at.event_idx {
-            let event = self.at.available + 4 + 2 * u64::from(self.at.size);
-            self.memory.store(event, self.at.next_used.to_le())?;
+    /// [`collect`](Self::collect), and asks to be notified of the next chain that is used.
+    pub fn collect_and_listen(&mut self) -> Result<Vec<Used>> {
+        let mut collected = Vec::new();
+        loop {
+            self.ask_for_call()?;
+            // What was used before the device could see the wish is not notified of; and a wish is void
+            // when chains were collected after it.
+            let more = self.collect()?;
+            if more.is_empty() {
+                return Ok(collected);
+            }
+            collected.extend(more);
         }
-        fence(Ordering::SeqCst);
-        Ok(())
     }
 
     /// Whether the device has notified since the last time.
@@ -334,8 +339,7 @@ impl Ring {
     pub fn wait(&mut self, deadline: Duration) -> Result<Vec<Used>> {
         let end = Instant::now() + deadline;
         loop {
-            self.enable_call()?;
-            let collected = self.collect()?;
+            let collected = self.collect_and_listen()?;
             if !collected.is_empty() {
                 return Ok(collected);
             }
@@ -358,6 +362,16 @@ impl Ring {
                 Err(error) => return Err(error).context("waiting for a call"),
             }
         }
+    }
+
+    /// Asks to be notified of the next chain that is used.
+    fn ask_for_call(&self) -> Result<()> {
+        if self.at.event_idx {
+            let event = self.at.available + 4 + 2 * u64::from(self.at.size);
+            self.memory.store(event, self.at.next_used.to_le())?;
+        }
+        fence(Ordering::SeqCst);
+        Ok(())
     }
 
     fn write_chain(&self, table: u64, numbers: &[u16], buffers: &[Buffer]) -> Result<()> {

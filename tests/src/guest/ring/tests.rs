@@ -178,3 +178,16 @@ fn a_full_ring_is_an_error() {
     ring.reset().unwrap();
     assert_eq!((ring.free_descriptors(), ring.in_flight()), (8, 0));
 }
+
+#[test]
+fn the_wish_to_be_notified_is_of_the_next_chain_also_after_some_were_collected() {
+    let (memory, mut ring) = ring(true);
+    let buffers = buffers(&memory);
+    let event = ring.at.available + 4 + 2 * 8;
+    let head = ring.add(&buffers, Table::Indirect).unwrap();
+    assert_eq!(ring.collect_and_listen().unwrap(), []);
+    assert_eq!(memory.load::<u16>(event).unwrap(), 0);
+    use_chain(&ring, 0, u32::from(head), 0, true);
+    assert_eq!(ring.collect_and_listen().unwrap().len(), 1);
+    assert_eq!(memory.load::<u16>(event).unwrap(), 1);
+}
