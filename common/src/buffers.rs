@@ -190,3 +190,6 @@ fn mark_written<'a, B: BitmapSlice + 'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,8 @@ pub mod report;
 pub mod request;
 pub mod ring;
 pub mod state;
+#[cfg(test)]
+mod test_ring;
 mod wakers;
 
 pub use buffers::Placement;

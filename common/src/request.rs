@@ -133,6 +133,11 @@ impl Request {
         self.position
     }
 
+    /// The memory that the request was popped from.
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
     /// A cursor over what the guest wrote.
     pub fn reader(&self) -> Reader<'_> {
         Reader(Cursor::new(&self.segments.readable, &self.memory))
@@ -406,3 +411,6 @@ impl<'a> Writer<'a> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,18 @@ pub struct Ring<'a> {
     token: &'a Token,
     spare: Segments,
     unannounced: u32,
-    ran_empty: bool,
+    last: Last,
+}
+
+/// What the last look at the ring came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// A request, which the device has or has completed.
+    Request,
+    /// Nothing there.
+    Empty,
+    /// The device did not look, was not let, or put back what it got.
+    Nothing,
 }
 
 impl<'a> Ring<'a> {
@@ -40,7 +51,7 @@ impl<'a> Ring<'a> {
             token,
             spare: Segments::default(),
             unannounced: 0,
-            ran_empty: false,
+            last: Last::Nothing,
         }
     }
 
@@ -54,22 +65,25 @@ impl<'a> Ring<'a> {
     /// Malformed chains are logged and given back to the guest with nothing written; a ring whose indices make no
     /// sense is logged once and yields nothing until it is set up again.
     pub fn pop(&mut self) -> Option<Request> {
-        self.ran_empty = false;
+        self.last = Last::Nothing;
         loop {
             if !self.gate.is_open(Lane::Ring(self.index())) {
                 return None;
             }
             let memory: Arc<GuestMemory> = self.memory.snapshot();
             match self.vring.pop(&memory, std::mem::take(&mut self.spare)) {
-                Popped::Request(request) => return Some(request),
+                Popped::Request(request) => {
+                    self.last = Last::Request;
+                    return Some(request);
+                }
                 Popped::Malformed { head, error, spare } => {
                     self.vring.complain(&error);
                     self.spare = spare;
-                    self.add_used(head, 0);
+                    self.add_used(&memory, head, 0);
                 }
                 Popped::Nothing(spare) => {
                     self.spare = spare;
-                    self.ran_empty = true;
+                    self.last = Last::Empty;
                     return None;
                 }
             }
@@ -78,7 +92,7 @@ impl<'a> Ring<'a> {
 
     /// Gives `request` back to the guest with `written` bytes written to it.
     pub fn complete(&mut self, request: Request, written: u32) {
-        self.add_used(request.head(), written);
+        self.add_used(request.memory(), request.head(), written);
         self.spare = request.segments;
     }
 
@@ -86,6 +100,7 @@ impl<'a> Ring<'a> {
     /// after a migration. Only the request popped last can be put back, then the one before it, and so on.
     pub fn put_back(&mut self, request: Request) -> Result<(), Request> {
         if self.vring.put_back(&request) {
+            self.last = Last::Nothing;
             self.spare = request.segments;
             Ok(())
         } else {
@@ -116,13 +131,19 @@ impl<'a> Ring<'a> {
     }
 
     /// Asks the guest for kicks again; returns whether the ring must be looked at once more, because the guest
-    /// added something after [`pop`](Self::pop) saw it empty and did not kick.
-    pub(crate) fn enable_notification(&self) -> bool {
-        self.vring.enable_notification() && self.ran_empty
+    /// added something after [`pop`](Self::pop) saw it empty and did not kick, or because the device `panicked` over
+    /// one request and others follow.
+    pub(crate) fn enable_notification(&self, panicked: bool) -> bool {
+        let more = self.vring.enable_notification();
+        match self.last {
+            Last::Empty => more,
+            Last::Request => more && panicked,
+            Last::Nothing => false,
+        }
     }
 
-    fn add_used(&mut self, head: u16, written: u32) {
-        self.vring.add_used(head, written);
+    fn add_used(&mut self, memory: &GuestMemory, head: u16, written: u32) {
+        self.vring.add_used(memory, head, written);
         self.unannounced += 1;
         if self.unannounced >= BATCH_MAX {
             self.flush();
@@ -152,8 +173,11 @@ impl DetachedRequest {
             vring,
             token,
         } = self;
-        vring.add_used(request.head(), written);
+        vring.add_used(request.memory(), request.head(), written);
         vring.notify();
         drop(token);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,11 @@ impl Daemon {
         Ok(String::from_utf8_lossy(&std::fs::read(self.process.log())?).into_owned())
     }
 
+    /// The file that it logs to.
+    pub fn log_path(&self) -> &Path {
+        self.process.log()
+    }
+
     /// Its process id, for a look into /proc.
     pub fn id(&self) -> Pid {
         self.process.id()

@@ -28,7 +28,7 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
-        Command::Demo => demo::run(),
+        Command::Demo => Ok(demo::run()),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),
         Command::Tidy => tidy::run(),

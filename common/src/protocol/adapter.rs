@@ -89,14 +89,15 @@ impl<D: Device> Adapter<D> {
         loop {
             ring.disable_notification();
             let device = &*self.control.device;
-            if catch_unwind(AssertUnwindSafe(|| device.process(&mut ring))).is_err() {
+            let served = catch_unwind(AssertUnwindSafe(|| device.process(&mut ring)));
+            if served.is_err() {
                 log::error!(
                     "ring {}: the device panicked on a request, which is lost; please report this",
                     vring.index()
                 );
             }
             ring.flush();
-            if !ring.enable_notification() || !gate.is_open(lane) {
+            if !ring.enable_notification(served.is_err()) || !gate.is_open(lane) {
                 break;
             }
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryAtomic;
 
 use crate::memory::GuestMemory;
@@ -54,7 +54,7 @@ pub(crate) struct Vring {
 struct Shared {
     index: usize,
     observer: Option<Weak<dyn RingObserver>>,
-    /// The guest's indices made no sense; logged once per start.
+    /// The guest's indices made no sense: nothing is popped until the ring is started again.
     broken: AtomicBool,
     /// Malformed chains.
     malformed: Sparse,
@@ -102,20 +102,21 @@ impl Vring {
     }
 
     pub(crate) fn pop(&self, memory: &Arc<GuestMemory>, spare: Segments) -> Popped {
+        if self.shared.broken.load(Ordering::Relaxed) {
+            return Popped::Nothing(spare);
+        }
         let mut state = self.stock.get_mut();
         let queue = state.get_queue_mut();
         let position = queue.next_avail();
-        let chain = match queue.iter(&**memory) {
-            Ok(mut chains) => chains.next(),
+        let chain = next_chain(queue, memory);
+        drop(state);
+        let chain = match chain {
+            Ok(Some(chain)) => chain,
+            Ok(None) => return Popped::Nothing(spare),
             Err(error) => {
-                drop(state);
                 self.broke(&error);
                 return Popped::Nothing(spare);
             }
-        };
-        drop(state);
-        let Some(chain) = chain else {
-            return Popped::Nothing(spare);
         };
         let head = chain.head_index();
         match Request::parse(chain, position, spare, memory) {
@@ -135,8 +136,13 @@ impl Vring {
         last
     }
 
-    pub(crate) fn add_used(&self, head: u16, written: u32) {
-        if let Err(error) = VringT::add_used(&self.stock, head, written) {
+    /// Gives `head` back through the memory that it was popped from: a request that outlives its connection must not
+    /// end up in the memory of the next guest.
+    pub(crate) fn add_used(&self, memory: &GuestMemory, head: u16, written: u32) {
+        let mut state = self.stock.get_mut();
+        let added = state.get_queue_mut().add_used(memory, head, written);
+        drop(state);
+        if let Err(error) = added {
             self.broke(&error);
         }
     }
@@ -169,10 +175,12 @@ impl Vring {
 
     /// Returns whether there is something on the ring by now.
     pub(crate) fn enable_notification(&self) -> bool {
-        VringT::enable_notification(&self.stock).unwrap_or_else(|error| {
+        let more = VringT::enable_notification(&self.stock).unwrap_or_else(|error| {
             self.broke(&error);
             false
-        })
+        });
+        // What is on a broken ring cannot be popped: whoever looked again would look for ever.
+        more && !self.shared.broken.load(Ordering::Relaxed)
     }
 
     fn broke(&self, error: &QueueError) {
@@ -188,6 +196,22 @@ impl Vring {
         if let Some(observer) = self.shared.observer.as_ref().and_then(Weak::upgrade) {
             tell(&*observer);
         }
+    }
+}
+
+/// The next chain; `None` if there is none. That there should be one and none can be read is an error, which the stock
+/// iterator keeps to itself.
+fn next_chain<'a>(
+    queue: &mut Queue,
+    memory: &'a GuestMemory,
+) -> Result<Option<DescriptorChain<&'a GuestMemory>>, QueueError> {
+    // Not ready: the event came too late, the ring was stopped since.
+    if !queue.ready() || queue.avail_idx(memory, Ordering::Acquire)?.0 == queue.next_avail() {
+        return Ok(None);
+    }
+    match queue.iter(memory)?.next() {
+        Some(chain) => Ok(Some(chain)),
+        None => Err(QueueError::InvalidAvailRingIndex),
     }
 }
 

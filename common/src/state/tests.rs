@@ -674,6 +674,23 @@ fn long_tables_and_opaque_data_are_cut_into_chunks() {
 }
 
 #[test]
+fn a_section_of_the_greatest_length_is_written_and_read() {
+    let room = usize::try_from(SECTION_BYTES_MAX).unwrap();
+    let session = Session {
+        tag: "x".repeat(room - 17),
+        ..Session::default()
+    };
+    let state = Sample {
+        session,
+        ..sample()
+    };
+    let bytes = written(&state, 3);
+    let sections = inspect(&mut &*bytes, &Limits::default()).sections;
+    assert_eq!(sections[0].length, SECTION_BYTES_MAX);
+    assert!(read::<Sample>(&bytes).unwrap() == state);
+}
+
+#[test]
 fn a_section_larger_than_any_reader_reads_is_not_written() {
     let session = Session {
         tag: "x".repeat(16 << 20),

@@ -3,17 +3,16 @@
 //! The steps that end-to-end tests and the demo are made of. Knows the daemon by its command line
 //! and its log only.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use super::process::{POLL_INTERVAL, Process};
-use super::provision::{run, target_folder};
+use super::provision::run;
 use super::rig::{Rig, WORKLOAD};
-use super::vm::{BOOT_DEADLINE, Config, DEADLINE, Start, Vm};
+use super::vm::{BOOT_DEADLINE, Config, Start, Vm};
+use crate::daemon_runner::Daemon;
 
 /// Names the share in the guest.
 const TAG: &str = "share";
@@ -42,33 +41,16 @@ pub struct FsMachine {
     /// The machine.
     pub vm: Vm,
     /// The daemon; it ends by itself when QEMU does.
-    pub daemon: Process,
+    pub daemon: Daemon,
 }
 
 impl FsMachine {
     /// Starts a daemon for the folder `share`, and a machine with it.
     pub fn start(rig: &Rig, name: &str, start: Start, share: &Path) -> Result<Self> {
-        let socket = rig.path(&format!("{name}.fs"));
-        let log = rig.path(&format!("{name}.fs.log"));
-        let mut command = Command::new(daemon_program()?);
-        command.arg("--socket-path").arg(&socket);
-        command.arg("--shared-dir").arg(share);
-        command.args(["--cache", "auto", "--sandbox", "none"]);
-        let mut daemon = Process::start("vhost-device-fs", &mut command, &log)?;
-        let end = Instant::now() + DEADLINE;
-        while !socket.exists() {
-            if daemon.status()?.is_some() || Instant::now() > end {
-                let log = super::process::tail(&log, 20);
-                bail!(
-                    "vhost-device-fs does not listen on {}\n{log}",
-                    socket.display()
-                );
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
+        let daemon = start_daemon(share)?;
         let config = Config::new(name, start)
-            .with_fs(TAG, &socket.display().to_string())
-            .with_log(&log);
+            .with_fs(TAG, &daemon.socket().display().to_string())
+            .with_log(daemon.log_path());
         let vm = Vm::start(rig, config)?;
         Ok(Self { vm, daemon })
     }
@@ -94,7 +76,8 @@ impl FsMachine {
     /// As [`verify`](Self::verify), and ends the workload. Nothing may keep the share busy then.
     pub fn stop_workload(&mut self) -> Result<u64> {
         let records = self.ask("stop")?;
-        self.vm.run("umount /mnt")?;
+        // The answer comes before the program's end, and so before its files are closed.
+        self.vm.run("wait; umount /mnt")?;
         Ok(records)
     }
 
@@ -112,7 +95,7 @@ impl FsMachine {
     pub fn quit(mut self) -> Result<()> {
         let report = self.vm.report();
         self.vm.quit()?;
-        let status = self.daemon.wait(DEADLINE).with_context(|| report.clone())?;
+        let status = self.daemon.wait().with_context(|| report.clone())?;
         if !status.success() {
             bail!("vhost-device-fs ended with {status}\n{report}");
         }
@@ -121,7 +104,7 @@ impl FsMachine {
 
     /// What the daemon logged about the last state that it saved.
     pub fn saved_state(&self) -> Result<SavedState> {
-        let log = std::fs::read_to_string(self.daemon.log())?;
+        let log = self.daemon.log()?;
         let line = log.lines().rev().find_map(saved_state);
         line.with_context(|| format!("no saved state in the log\n{}", self.vm.report()))
     }
@@ -152,19 +135,15 @@ fn saved_state(line: &str) -> Option<SavedState> {
     })
 }
 
-/// The daemon that was built with us, or the one that `VHOST_DEVICE_FS` names: another release.
-fn daemon_program() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os("VHOST_DEVICE_FS") {
-        return Ok(named.into());
+/// The daemon that is built with us, or the one that `VHOST_DEVICE_FS` names: another release.
+fn start_daemon(share: &Path) -> Result<Daemon> {
+    let share = share.as_os_str();
+    let arguments = ["--shared-dir".as_ref(), share].into_iter();
+    let arguments = arguments.chain(["--cache", "auto", "--sandbox", "none"].map(OsStr::new));
+    match std::env::var_os("VHOST_DEVICE_FS") {
+        Some(program) => Daemon::start_at(Path::new(&program), arguments),
+        None => Daemon::start("vhost-device-fs", arguments),
     }
-    let target = target_folder()?;
-    let program = std::env::current_exe()?;
-    let built = program
-        .ancestors()
-        .take_while(|folder| *folder != target)
-        .map(|folder| folder.join("vhost-device-fs"))
-        .find(|path| path.is_file());
-    built.context("vhost-device-fs is not built: cargo build -p vhost-device-fs")
 }
 
 #[cfg(test)]

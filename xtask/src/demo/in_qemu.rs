@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ::tests::daemon_runner::built;
 use ::tests::qemu::fs_machine::{FsMachine, check_share};
 use ::tests::qemu::{Rig, Start, channel, migration, snapshot};
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +17,8 @@ const STOPS: u32 = 3;
 
 /// Everything, in order. The workload runs and writes from the first step to the last.
 pub(super) fn tell(story: &mut Story) -> Result<()> {
+    story.begin("building vhost-device-fs");
+    built("vhost-device-fs")?;
     story.begin("providing QEMU, a guest kernel and busybox");
     let rig = Rig::prepare()?;
     story.add(&Row {

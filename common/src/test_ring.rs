@@ -1,0 +1,129 @@
+//! A ring in guest memory and the driver's hand on it, for unit tests. Writes what no correct driver would, too.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use vhost_user_backend::VringT as _;
+use vm_memory::{Bytes as _, GuestAddress};
+
+use crate::memory::{GuestMemory, GuestMemoryHandle};
+use crate::protocol::vring::{Popped, Vring};
+use crate::request::{ChainError, Request, Segments};
+
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
+
+/// Guest memory: two regions without a gap between them. The ring is at the start of the first.
+pub(crate) const REGION_BYTES: u64 = 0x1_0000;
+/// Number of descriptors.
+pub(crate) const SIZE: u16 = 8;
+const DESCRIPTORS: u64 = 0x1000;
+pub(crate) const AVAILABLE: u64 = 0x2000;
+pub(crate) const USED: u64 = 0x3000;
+/// Free for the test from here on.
+pub(crate) const FREE: u64 = 0x4000;
+
+/// `(address, length, flags, next)`
+pub(crate) type Descriptor = (u64, u32, u16, u16);
+
+pub(crate) struct TestRing {
+    pub(crate) handle: GuestMemoryHandle,
+    pub(crate) vring: Vring,
+    offered: Cell<u16>,
+}
+
+impl TestRing {
+    pub(crate) fn new() -> Self {
+        let region = usize::try_from(REGION_BYTES).unwrap();
+        Self::in_memory(&[
+            (GuestAddress(0), region),
+            (GuestAddress(REGION_BYTES), region),
+        ])
+    }
+
+    pub(crate) fn in_memory(ranges: &[(GuestAddress, usize)]) -> Self {
+        let handle = GuestMemoryHandle::new();
+        let memory = GuestMemory::from_ranges(ranges).unwrap();
+        handle.table().lock().unwrap().replace(memory);
+        let vring = Vring::new(handle.table().clone(), SIZE).unwrap();
+        vring.set_queue_size(SIZE);
+        vring.set_queue_info(DESCRIPTORS, AVAILABLE, USED).unwrap();
+        vring.set_queue_ready(true);
+        vring.set_enabled(true);
+        Self {
+            handle,
+            vring,
+            offered: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> Arc<GuestMemory> {
+        self.handle.snapshot()
+    }
+
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+        self.memory()
+            .write_slice(bytes, GuestAddress(address))
+            .unwrap();
+    }
+
+    pub(crate) fn read(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory()
+            .read_slice(&mut bytes, GuestAddress(address))
+            .unwrap();
+        bytes
+    }
+
+    /// Writes descriptors at the start of the ring's own table.
+    pub(crate) fn describe(&self, descriptors: &[Descriptor]) {
+        self.describe_at(DESCRIPTORS, descriptors);
+    }
+
+    /// Writes descriptors into a table at `address`.
+    pub(crate) fn describe_at(&self, mut address: u64, descriptors: &[Descriptor]) {
+        for &(buffer, len, flags, next) in descriptors {
+            let words = [
+                buffer.to_le_bytes(),
+                (u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48).to_le_bytes(),
+            ];
+            self.write(address, &words.concat());
+            address += 16;
+        }
+    }
+
+    /// Puts `head` on the available ring.
+    pub(crate) fn offer(&self, head: u16) {
+        let offered = self.offered.get();
+        let slot = AVAILABLE + 4 + 2 * u64::from(offered % SIZE);
+        self.write(slot, &head.to_le_bytes());
+        self.set_available(offered.wrapping_add(1));
+    }
+
+    /// Sets the available index.
+    pub(crate) fn set_available(&self, index: u16) {
+        self.offered.set(index);
+        self.write(AVAILABLE + 2, &index.to_le_bytes());
+    }
+
+    /// The used index.
+    pub(crate) fn used(&self) -> u16 {
+        u16::from_le_bytes(self.read(USED + 2, 2).try_into().unwrap())
+    }
+
+    pub(crate) fn pop(&self) -> Popped {
+        self.vring.pop(&self.memory(), Segments::default())
+    }
+
+    /// Pops a chain of these descriptors, beginning with the first of them.
+    pub(crate) fn chain(&self, descriptors: &[Descriptor]) -> Result<Request, ChainError> {
+        self.describe(descriptors);
+        self.offer(0);
+        match self.pop() {
+            Popped::Request(request) => Ok(request),
+            Popped::Malformed { error, .. } => Err(error),
+            Popped::Nothing(_) => panic!("nothing on the ring"),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Acting as the caller in the guest. Credentials on Linux belong to a thread; glibc's wrappers hide that, the system
+//! calls below do not.
+//!
+//! Knows no file. A change of credentials ends with the closure it was made for, whatever happens in there.
+
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+use crate::operations::{Caller, FsResult};
+
+/// Who the daemon is, noted when it started.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+    capabilities: CapabilitySets,
+}
+
+impl Credentials {
+    /// Those of this thread.
+    pub(crate) fn current() -> FsResult<Self> {
+        Ok(Self {
+            uid: rustix::process::geteuid(),
+            gid: rustix::process::getegid(),
+            groups: rustix::process::getgroups()?,
+            capabilities: capabilities(None)?,
+        })
+    }
+
+    /// Does `work` as `caller`, so that what it creates belongs to the caller.
+    ///
+    /// A daemon without the privilege to change its user works as itself. The guest has checked the caller's
+    /// permissions, in groups that we do not know of: so the right to write into any directory is kept.
+    pub(crate) fn as_caller<T>(
+        &self,
+        caller: &Caller,
+        work: impl FnOnce() -> FsResult<T>,
+    ) -> FsResult<T> {
+        // To the system calls this number means "leave as it is", that is root.
+        let groups = [
+            Some(caller.uid),
+            Some(caller.gid),
+            caller.supplementary_group,
+        ];
+        if groups.contains(&Some(u32::MAX)) {
+            return Err(Errno::INVAL);
+        }
+        let change = CapabilitySet::SETUID | CapabilitySet::SETGID;
+        let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
+        let is_us = uid == self.uid && gid == self.gid && caller.supplementary_group.is_none();
+        if is_us || !self.capabilities.effective.contains(change) {
+            return work();
+        }
+        let _restore = Restore(self);
+        let group = caller.supplementary_group.map(Gid::from_raw);
+        if group.is_some() || !self.groups.is_empty() {
+            set_thread_groups(group.as_slice())?;
+        }
+        set_thread_res_gid(None, gid, None)?;
+        if uid != self.uid {
+            set_thread_res_uid(None, uid, None)?;
+            set_capabilities(
+                None,
+                CapabilitySets {
+                    effective: self.capabilities.permitted & CapabilitySet::DAC_OVERRIDE,
+                    ..self.capabilities
+                },
+            )?;
+        }
+        work()
+    }
+
+    /// Does `work` without the privilege that keeps set-user-id and set-group-id bits on a file that is changed.
+    pub(crate) fn removing_privileges<T>(
+        &self,
+        wanted: bool,
+        work: impl FnOnce() -> FsResult<T>,
+    ) -> FsResult<T> {
+        if !wanted || !self.capabilities.effective.contains(CapabilitySet::FSETID) {
+            return work();
+        }
+        let _restore = Restore(self);
+        set_capabilities(
+            None,
+            CapabilitySets {
+                effective: self.capabilities.effective - CapabilitySet::FSETID,
+                ..self.capabilities
+            },
+        )?;
+        work()
+    }
+
+    fn restore(&self) -> FsResult<()> {
+        // The real and the saved user were never changed, so the way back is open.
+        set_thread_res_uid(None, self.uid, None)?;
+        set_capabilities(None, self.capabilities)?;
+        set_thread_res_gid(None, self.gid, None)?;
+        if self.capabilities.effective.contains(CapabilitySet::SETGID) {
+            set_thread_groups(&self.groups)?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts the daemon's credentials back when it is dropped.
+struct Restore<'a>(&'a Credentials);
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        if let Err(errno) = self.0.restore() {
+            // No guest can cause this. Serving the next request as somebody else would be worse than not at all.
+            log::error!("host: credentials of a thread could not be restored: {errno}");
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(uid: u32, gid: u32) -> Caller {
+        Caller {
+            uid,
+            gid,
+            ..Caller::default()
+        }
+    }
+
+    #[test]
+    fn the_number_that_means_unchanged_is_refused() {
+        let credentials = Credentials::current().unwrap();
+        for hostile in [caller(u32::MAX, 5), caller(5, u32::MAX)] {
+            assert_eq!(
+                credentials.as_caller(&hostile, || Ok(())),
+                Err(Errno::INVAL)
+            );
+        }
+    }
+
+    #[test]
+    fn credentials_are_back_after_success_error_and_panic() {
+        let credentials = Credentials::current().unwrap();
+        let before = (
+            rustix::process::geteuid(),
+            rustix::process::getegid(),
+            rustix::process::getgroups().unwrap(),
+            capabilities(None).unwrap(),
+        );
+        let somebody = Caller {
+            supplementary_group: Some(77),
+            ..caller(4_321, 1_234)
+        };
+        let check = |what: &str| {
+            let now = (
+                rustix::process::geteuid(),
+                rustix::process::getegid(),
+                rustix::process::getgroups().unwrap(),
+                capabilities(None).unwrap(),
+            );
+            assert_eq!(now, before, "after {what}");
+        };
+        let inside = credentials.as_caller(&somebody, || Ok(rustix::process::geteuid().as_raw()));
+        let expected = if before.0.is_root() {
+            4_321
+        } else {
+            before.0.as_raw()
+        };
+        assert_eq!(inside, Ok(expected));
+        check("success");
+        assert_eq!(
+            credentials.as_caller(&somebody, || Err::<(), _>(Errno::NOSPC)),
+            Err(Errno::NOSPC)
+        );
+        check("error");
+        let panicked = std::panic::catch_unwind(|| {
+            credentials.as_caller(&somebody, || -> FsResult<()> { panic!("in the closure") })
+        });
+        assert!(panicked.is_err());
+        check("panic");
+        let without = credentials.removing_privileges(true, || Ok(capabilities(None).unwrap()));
+        assert!(!without.unwrap().effective.contains(CapabilitySet::FSETID));
+        check("removing privileges");
+    }
+}

@@ -1,0 +1,209 @@
+//! Names that are found and names that are made: LOOKUP, FORGET, MKNOD, MKDIR, SYMLINK, LINK.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Statx, XattrFlags};
+use rustix::io::Errno;
+
+use super::attributes::attributes;
+use super::host::{self, ProcPath};
+use super::tables::Tables;
+use super::{FileSystem, SESSION_SUBMOUNTS};
+use crate::operations::{Caller, Entry, Extensions, FsResult};
+use crate::store::{FileKind, Location, Name, Sighting};
+
+/// `FUSE_ATTR_SUBMOUNT`.
+const ATTRIBUTE_SUBMOUNT: u32 = 1;
+
+impl FileSystem {
+    /// Finds `name` in `parent`. The guest holds one more lookup of what it finds.
+    pub fn lookup(&self, _caller: &Caller, parent: u64, name: &[u8]) -> FsResult<Entry> {
+        let tables = self.tables();
+        let name = Name::new(name)?;
+        let directory = tables.resolve(parent)?;
+        self.enter(&tables, directory.as_fd(), parent, name)
+    }
+
+    /// The guest gives up `count` lookups of `nodeid`.
+    pub fn forget(&self, nodeid: u64, count: u64) {
+        self.tables().nodes.forget(nodeid, count);
+    }
+
+    /// Makes a regular file, a pipe, a socket or a device node.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they are the fields of one FUSE request"
+    )]
+    pub fn make_node(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+        extensions: Extensions<'_>,
+    ) -> FsResult<Entry> {
+        let kind = FileType::from_raw_mode(mode);
+        let permissions = permissions(mode, umask);
+        // The kernel's 32-bit form: 12 bits of major between 8 and 12 bits of minor.
+        let device = rustix::fs::makedev(
+            (rdev >> 8) & 0xfff,
+            (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00),
+        );
+        self.make(caller, parent, name, extensions, |directory, name| {
+            rustix::fs::mknodat(directory, name.bytes(), kind, permissions, device)
+        })
+    }
+
+    /// Makes a directory.
+    pub fn make_directory(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        extensions: Extensions<'_>,
+    ) -> FsResult<Entry> {
+        let permissions = permissions(mode, umask);
+        self.make(caller, parent, name, extensions, |directory, name| {
+            rustix::fs::mkdirat(directory, name.bytes(), permissions)
+        })
+    }
+
+    /// Makes a symbolic link. Its target is the guest's text: nothing here ever follows it.
+    pub fn symlink(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        target: &[u8],
+        extensions: Extensions<'_>,
+    ) -> FsResult<Entry> {
+        self.make(caller, parent, name, extensions, |directory, name| {
+            rustix::fs::symlinkat(target, directory, name.bytes())
+        })
+    }
+
+    /// Gives the inode `nodeid` another name.
+    pub fn link(&self, nodeid: u64, new_parent: u64, new_name: &[u8]) -> FsResult<Entry> {
+        self.host.writable()?;
+        let tables = self.tables();
+        let name = Name::new(new_name)?;
+        let inode = tables.resolve(nodeid)?;
+        let directory = tables.resolve(new_parent)?;
+        // By way of /proc, because AT_EMPTY_PATH needs a privilege that we may not have.
+        rustix::fs::linkat(
+            CWD,
+            ProcPath::new(inode.as_fd()).as_c_str(),
+            &directory,
+            name.bytes(),
+            AtFlags::SYMLINK_FOLLOW,
+        )?;
+        self.mark_changed();
+        self.enter(&tables, directory.as_fd(), new_parent, name)
+    }
+
+    /// Makes something by `work`, as the caller, and enters it.
+    fn make(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        extensions: Extensions<'_>,
+        work: impl FnOnce(BorrowedFd<'_>, Name<'_>) -> FsResult<()>,
+    ) -> FsResult<Entry> {
+        self.host.writable()?;
+        let tables = self.tables();
+        let name = Name::new(name)?;
+        let directory = tables.resolve(parent)?;
+        self.mark_changed();
+        self.credentials
+            .as_caller(caller, || work(directory.as_fd(), name))?;
+        let made = host::open_path(directory.as_fd(), name)?;
+        if let Err(errno) = label(made.as_fd(), extensions) {
+            // Nothing may exist without the label that the guest's policy wants on it.
+            let is_directory = tables.see_descriptor(made.as_fd())?.0.kind == FileKind::Directory;
+            let flags = if is_directory {
+                AtFlags::REMOVEDIR
+            } else {
+                AtFlags::empty()
+            };
+            rustix::fs::unlinkat(&directory, name.bytes(), flags)?;
+            return Err(errno);
+        }
+        self.enter_descriptor(&tables, &made, parent, name)
+    }
+
+    /// Enters `name` in `directory`, as it is on the host, into what the guest knows.
+    pub(super) fn enter(
+        &self,
+        tables: &Tables,
+        directory: BorrowedFd<'_>,
+        parent: u64,
+        name: Name<'_>,
+    ) -> FsResult<Entry> {
+        let (sighting, stat) = tables.see_name(directory, name)?;
+        self.entry(tables, sighting, &stat, Some(Location::new(parent, name)))
+    }
+
+    /// Enters what was just made or opened as `name` in `parent`.
+    pub(super) fn enter_descriptor(
+        &self,
+        tables: &Tables,
+        descriptor: &OwnedFd,
+        parent: u64,
+        name: Name<'_>,
+    ) -> FsResult<Entry> {
+        let (sighting, stat) = tables.see_descriptor(descriptor.as_fd())?;
+        self.entry(tables, sighting, &stat, Some(Location::new(parent, name)))
+    }
+
+    /// The guest holds one more lookup of what was seen.
+    pub(super) fn entry(
+        &self,
+        tables: &Tables,
+        sighting: Sighting,
+        stat: &Statx,
+        location: Option<Location>,
+    ) -> FsResult<Entry> {
+        let is_submount = match &location {
+            Some(location) if sighting.kind == FileKind::Directory => {
+                self.host.config.announce_submounts
+                    && self.session_has(SESSION_SUBMOUNTS)
+                    && tables.nodes.traits(location.parent)?.mount != sighting.identity.mount
+            }
+            _ => false,
+        };
+        let known = tables.nodes.found(sighting, location)?;
+        Ok(Entry {
+            nodeid: known.nodeid,
+            generation: 0, // A nodeid is never given twice.
+            attributes: attributes(stat, known.ino_shown),
+            attribute_flags: if is_submount { ATTRIBUTE_SUBMOUNT } else { 0 },
+        })
+    }
+}
+
+/// The permissions to make something with.
+pub(super) fn permissions(mode: u32, umask: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o7777 & !umask)
+}
+
+/// Gives what was just made the label that came with the request.
+pub(super) fn label(made: BorrowedFd<'_>, extensions: Extensions<'_>) -> FsResult<()> {
+    let Some(context) = extensions.security_context else {
+        return Ok(());
+    };
+    if context.name.contains(&0) {
+        return Err(Errno::INVAL);
+    }
+    let path = ProcPath::new(made);
+    rustix::fs::setxattr(
+        path.as_c_str(),
+        context.name,
+        context.value,
+        XattrFlags::empty(),
+    )
+}

@@ -1,0 +1,529 @@
+//! The inodes that the guest knows: identity, names, counts. Makes no system call beside closing descriptors.
+//!
+//! # Locks
+//!
+//! An identity's lock first, then a record's; never two of the same sort at once. Descriptors are dropped, that is
+//! closed, with no lock held.
+//!
+//! # How long a record lives
+//!
+//! While the guest holds lookups of it, while it is open, and while a location of another record leads through it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::descriptors::DescriptorCache;
+use super::{FileKind, Identity, Name};
+use crate::operations::{FsResult, ROOT_NODEID};
+
+/// Locks of either sort, unless there are too few descriptors to share out.
+const SHARDS_MAX: u64 = 16;
+/// Names that are remembered of an inode with many hard links; the newest ones.
+const LOCATIONS_MAX: usize = 8;
+
+/// A name under which the guest found an inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    /// Nodeid of the directory.
+    pub(crate) parent: u64,
+    /// Name in it, raw bytes.
+    pub(crate) name: Box<[u8]>,
+}
+
+impl Location {
+    /// `name` in the directory `parent`.
+    pub(crate) fn new(parent: u64, name: Name<'_>) -> Self {
+        Self {
+            parent,
+            name: name.bytes().into(),
+        }
+    }
+}
+
+/// An inode of the host that the guest is about to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    /// Which one.
+    pub(crate) identity: Identity,
+    /// Its type.
+    pub(crate) kind: FileKind,
+}
+
+/// What the guest is told of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// The guest's name for it.
+    pub(crate) nodeid: u64,
+    /// The inode number that the guest sees; the host's may have changed by a migration.
+    pub(crate) ino_shown: u64,
+}
+
+/// What never changes of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Its type.
+    pub(crate) kind: FileKind,
+    /// Number of the mount that it is on.
+    pub(crate) mount: u32,
+    /// The inode number that the guest sees.
+    pub(crate) ino_shown: u64,
+}
+
+/// A record as it is at a moment.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    /// Which inode of the host it is.
+    pub(crate) identity: Identity,
+    /// Its type.
+    pub(crate) kind: FileKind,
+    /// The inode number that the guest sees.
+    pub(crate) ino_shown: u64,
+    /// A descriptor of it (`O_PATH`), if there is one at hand.
+    pub(crate) descriptor: Option<Arc<OwnedFd>>,
+    /// Its names, the newest last.
+    pub(crate) locations: Vec<Location>,
+}
+
+/// A record as it is saved and loaded.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeImage {
+    /// The guest's name for it.
+    pub(crate) nodeid: u64,
+    /// Which inode of the host it is.
+    pub(crate) identity: Identity,
+    /// Its type.
+    pub(crate) kind: FileKind,
+    /// The inode number that the guest sees.
+    pub(crate) ino_shown: u64,
+    /// Lookups that the guest holds.
+    pub(crate) lookups: u64,
+    /// Its names, the newest last.
+    pub(crate) locations: Vec<Location>,
+    /// The descriptor that is the only way to it, for it has no name left.
+    pub(crate) pinned: Option<Arc<OwnedFd>>,
+    /// It could not be found after a migration: every use of it fails with `EIO`.
+    pub(crate) lost: bool,
+}
+
+#[derive(Debug)]
+struct Record {
+    identity: Identity,
+    kind: FileKind,
+    ino_shown: u64,
+    lookups: u64,
+    /// Locations that lead through this inode, and open handles of it.
+    references: u64,
+    locations: Vec<Location>,
+    pinned: Option<Arc<OwnedFd>>,
+    lost: bool,
+}
+
+impl Record {
+    fn is_unused(&self) -> bool {
+        self.lookups == 0 && self.references == 0
+    }
+
+    /// Adds a name, and returns the parents of the names that it replaces: a reference to each is to be given up.
+    fn add_location(&mut self, location: Location) -> Vec<u64> {
+        let mut replaced = Vec::new();
+        if let Some(index) = self.locations.iter().position(|known| *known == location) {
+            // To the end: it is now the newest.
+            let known = self.locations.remove(index);
+            replaced.push(known.parent);
+        }
+        let keep = if self.kind == FileKind::Directory {
+            0 // A directory has one name only: it was moved on the host.
+        } else {
+            LOCATIONS_MAX - 1
+        };
+        let surplus = self.locations.len().saturating_sub(keep);
+        replaced.extend(self.locations.drain(..surplus).map(|old| old.parent));
+        self.locations.push(location);
+        replaced
+    }
+}
+
+#[derive(Debug)]
+struct Shard {
+    records: HashMap<u64, Record>,
+    descriptors: DescriptorCache,
+}
+
+/// All inodes that the guest knows, by nodeid and by identity. A nodeid is never given twice.
+#[derive(Debug)]
+pub(crate) struct NodeStore {
+    shards: Vec<Mutex<Shard>>,
+    identities: Vec<Mutex<HashMap<Identity, u64>>>,
+    hasher: RandomState,
+    next: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl NodeStore {
+    /// A store that knows the root only, and keeps about `descriptors_max` descriptors.
+    pub(crate) fn new(root: Sighting, root_descriptor: Arc<OwnedFd>, descriptors_max: u32) -> Self {
+        let shards = (u64::from(descriptors_max) / 8).clamp(1, SHARDS_MAX);
+        let share = usize::try_from(u64::from(descriptors_max) / shards).unwrap_or(usize::MAX);
+        let store = Self {
+            shards: (0..shards)
+                .map(|_| {
+                    Mutex::new(Shard {
+                        records: HashMap::new(),
+                        descriptors: DescriptorCache::new(share),
+                    })
+                })
+                .collect(),
+            identities: (0..shards).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            next: AtomicU64::new(ROOT_NODEID + 1),
+        };
+        store.place(NodeImage {
+            nodeid: ROOT_NODEID,
+            identity: root.identity,
+            kind: root.kind,
+            ino_shown: root.identity.ino,
+            lookups: 1,
+            locations: Vec::new(),
+            pinned: Some(root_descriptor),
+            lost: false,
+        });
+        store
+    }
+
+    fn shard(&self, nodeid: u64) -> MutexGuard<'_, Shard> {
+        lock(Self::pick(&self.shards, nodeid))
+    }
+
+    fn identity_shard(&self, identity: &Identity) -> MutexGuard<'_, HashMap<Identity, u64>> {
+        lock(Self::pick(&self.identities, self.hasher.hash_one(identity)))
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there is at least one, and the index is reduced"
+    )]
+    fn pick<T>(all: &[T], number: u64) -> &T {
+        let count = all.len() as u64;
+        &all[usize::try_from(number % count).unwrap_or(0)]
+    }
+
+    /// The guest found `sighting` at `location`, or made it without a name: it holds one more lookup of it.
+    ///
+    /// `ESTALE` if the directory is unknown.
+    pub(crate) fn found(&self, sighting: Sighting, location: Option<Location>) -> FsResult<Known> {
+        if let Some(location) = &location {
+            self.hold(location.parent)?;
+        }
+        let mut released = Vec::new();
+        let known = {
+            let mut identities = self.identity_shard(&sighting.identity);
+            let known_id = identities.get(&sighting.identity).copied();
+            let found = known_id.and_then(|nodeid| {
+                let mut shard = self.shard(nodeid);
+                let record = shard.records.get_mut(&nodeid)?;
+                // Another type: the inode number was given to another file. That one gets another nodeid.
+                (record.kind == sighting.kind && !record.lost).then(|| {
+                    record.lookups = record.lookups.saturating_add(1);
+                    if let Some(location) = location.clone() {
+                        released = record.add_location(location);
+                    }
+                    Known {
+                        nodeid,
+                        ino_shown: record.ino_shown,
+                    }
+                })
+            });
+            found.unwrap_or_else(|| {
+                let nodeid = self.next.fetch_add(1, Ordering::Relaxed);
+                let record = Record {
+                    identity: sighting.identity,
+                    kind: sighting.kind,
+                    ino_shown: sighting.identity.ino,
+                    lookups: 1,
+                    references: 0,
+                    locations: location.into_iter().collect(),
+                    pinned: None,
+                    lost: false,
+                };
+                self.shard(nodeid).records.insert(nodeid, record);
+                identities.insert(sighting.identity, nodeid);
+                Known {
+                    nodeid,
+                    ino_shown: sighting.identity.ino,
+                }
+            })
+        };
+        self.release_all(released);
+        Ok(known)
+    }
+
+    /// The guest gives up `count` lookups. More than it holds, or of an unknown nodeid: no harm is done.
+    pub(crate) fn forget(&self, nodeid: u64, count: u64) {
+        let unused = {
+            let mut shard = self.shard(nodeid);
+            let Some(record) = shard.records.get_mut(&nodeid) else {
+                return;
+            };
+            record.lookups = record.lookups.saturating_sub(count);
+            record.is_unused()
+        };
+        if unused {
+            self.remove_unused(vec![nodeid]);
+        }
+    }
+
+    /// Keeps a record alive, until [`release`](Self::release). `ESTALE` if it is unknown.
+    pub(crate) fn hold(&self, nodeid: u64) -> FsResult<()> {
+        let mut shard = self.shard(nodeid);
+        let record = shard.records.get_mut(&nodeid).ok_or(Errno::STALE)?;
+        record.references = record.references.saturating_add(1);
+        Ok(())
+    }
+
+    /// Undoes one [`hold`](Self::hold).
+    pub(crate) fn release(&self, nodeid: u64) {
+        self.release_all(vec![nodeid]);
+    }
+
+    fn release_all(&self, nodeids: Vec<u64>) {
+        let mut unused = nodeids;
+        unused.retain(|nodeid| {
+            let mut shard = self.shard(*nodeid);
+            shard.records.get_mut(nodeid).is_some_and(|record| {
+                record.references = record.references.saturating_sub(1);
+                record.is_unused()
+            })
+        });
+        self.remove_unused(unused);
+    }
+
+    /// Removes those records that are still unused, and then the directories that only they kept alive. A list
+    /// instead of recursion: a path may be longer than our stack.
+    fn remove_unused(&self, mut candidates: Vec<u64>) {
+        while let Some(nodeid) = candidates.pop() {
+            if let Some((record, _descriptor)) = self.remove_if_unused(nodeid) {
+                for location in record.locations {
+                    let mut shard = self.shard(location.parent);
+                    if let Some(parent) = shard.records.get_mut(&location.parent) {
+                        parent.references = parent.references.saturating_sub(1);
+                        if parent.is_unused() {
+                            candidates.push(location.parent);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove_if_unused(&self, nodeid: u64) -> Option<(Record, Option<Arc<OwnedFd>>)> {
+        if nodeid == ROOT_NODEID {
+            return None;
+        }
+        let identity = self.shard(nodeid).records.get(&nodeid)?.identity;
+        let mut identities = self.identity_shard(&identity);
+        let mut shard = self.shard(nodeid);
+        if !shard.records.get(&nodeid)?.is_unused() {
+            return None; // Found again in the meantime.
+        }
+        if identities.get(&identity) == Some(&nodeid) {
+            identities.remove(&identity);
+        }
+        let descriptor = shard.descriptors.remove(nodeid);
+        shard
+            .records
+            .remove(&nodeid)
+            .map(|record| (record, descriptor))
+    }
+
+    /// The record of `nodeid`; `ESTALE` if it is unknown, `EIO` if its inode was lost in a migration.
+    pub(crate) fn view(&self, nodeid: u64) -> FsResult<View> {
+        let mut shard = self.shard(nodeid);
+        let shard = &mut *shard;
+        let record = shard.records.get(&nodeid).ok_or(Errno::STALE)?;
+        if record.lost {
+            return Err(Errno::IO);
+        }
+        Ok(View {
+            identity: record.identity,
+            kind: record.kind,
+            ino_shown: record.ino_shown,
+            descriptor: match &record.pinned {
+                Some(pinned) => Some(Arc::clone(pinned)),
+                None => shard.descriptors.get(nodeid),
+            },
+            locations: record.locations.clone(),
+        })
+    }
+
+    /// What never changes of `nodeid`. Errors like [`view`](Self::view).
+    pub(crate) fn traits(&self, nodeid: u64) -> FsResult<Traits> {
+        let shard = self.shard(nodeid);
+        let record = shard.records.get(&nodeid).ok_or(Errno::STALE)?;
+        if record.lost {
+            return Err(Errno::IO);
+        }
+        Ok(Traits {
+            kind: record.kind,
+            mount: record.identity.mount,
+            ino_shown: record.ino_shown,
+        })
+    }
+
+    /// A descriptor of `nodeid` if there is one at hand. Errors like [`view`](Self::view).
+    pub(crate) fn descriptor(&self, nodeid: u64) -> FsResult<Option<Arc<OwnedFd>>> {
+        let mut shard = self.shard(nodeid);
+        let shard = &mut *shard;
+        let record = shard.records.get(&nodeid).ok_or(Errno::STALE)?;
+        match (&record.pinned, record.lost) {
+            (_, true) => Err(Errno::IO),
+            (Some(pinned), false) => Ok(Some(Arc::clone(pinned))),
+            (None, false) => Ok(shard.descriptors.get(nodeid)),
+        }
+    }
+
+    /// The nodeid of an inode of the host, if the guest knows it.
+    pub(crate) fn nodeid(&self, identity: &Identity) -> Option<u64> {
+        self.identity_shard(identity).get(identity).copied()
+    }
+
+    /// Keeps a descriptor of `nodeid` for the next time.
+    pub(crate) fn cache(&self, nodeid: u64, descriptor: Arc<OwnedFd>) {
+        let _closed = {
+            let mut shard = self.shard(nodeid);
+            let Some(record) = shard.records.get(&nodeid) else {
+                return;
+            };
+            let is_directory = record.kind == FileKind::Directory;
+            shard.descriptors.insert(nodeid, descriptor, is_directory)
+        };
+    }
+
+    /// Keeps `descriptor` as the way to an inode that never had a name. Without effect if it is unknown.
+    pub(crate) fn pin(&self, nodeid: u64, descriptor: OwnedFd) {
+        if let Some(record) = self.shard(nodeid).records.get_mut(&nodeid) {
+            record.pinned = Some(Arc::new(descriptor));
+        }
+    }
+
+    /// The inode got another name. Without effect if it or the directory is unknown.
+    pub(crate) fn add_location(&self, nodeid: u64, location: Location) {
+        if self.hold(location.parent).is_err() {
+            return;
+        }
+        let parent = location.parent;
+        let released = match self.shard(nodeid).records.get_mut(&nodeid) {
+            Some(record) => record.add_location(location),
+            None => vec![parent],
+        };
+        self.release_all(released);
+    }
+
+    /// The inode lost a name. If that was its last one, `pin` is kept as the way to it.
+    pub(crate) fn remove_location(
+        &self,
+        nodeid: u64,
+        location: &Location,
+        pin: Option<Arc<OwnedFd>>,
+    ) {
+        let removed = {
+            let mut shard = self.shard(nodeid);
+            let Some(record) = shard.records.get_mut(&nodeid) else {
+                return;
+            };
+            let before = record.locations.len();
+            record.locations.retain(|known| known != location);
+            if record.locations.is_empty() && record.pinned.is_none() {
+                record.pinned = pin;
+            }
+            before - record.locations.len()
+        };
+        self.release_all(vec![location.parent; removed]);
+    }
+
+    /// All records, sorted by nodeid.
+    pub(crate) fn images(&self) -> Vec<NodeImage> {
+        let mut images = Vec::new();
+        for shard in &self.shards {
+            images.extend(
+                lock(shard)
+                    .records
+                    .iter()
+                    .map(|(nodeid, record)| NodeImage {
+                        nodeid: *nodeid,
+                        identity: record.identity,
+                        kind: record.kind,
+                        ino_shown: record.ino_shown,
+                        lookups: record.lookups,
+                        locations: record.locations.clone(),
+                        pinned: record.pinned.clone(),
+                        lost: record.lost,
+                    }),
+            );
+        }
+        images.sort_unstable_by_key(|image| image.nodeid);
+        images
+    }
+
+    /// Puts a record under the nodeid it had before it was saved. Its parents come first; one that is unknown is
+    /// left out.
+    pub(crate) fn place(&self, mut image: NodeImage) {
+        image
+            .locations
+            .retain(|location| self.hold(location.parent).is_ok());
+        let record = Record {
+            identity: image.identity,
+            kind: image.kind,
+            ino_shown: image.ino_shown,
+            lookups: image.lookups,
+            references: 0,
+            locations: image.locations,
+            pinned: image.pinned,
+            lost: image.lost,
+        };
+        let mut identities = self.identity_shard(&image.identity);
+        self.shard(image.nodeid)
+            .records
+            .insert(image.nodeid, record);
+        if !image.lost {
+            identities.entry(image.identity).or_insert(image.nodeid);
+        }
+    }
+
+    /// The nodeid that will be given next.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Closes all descriptors that can be opened again.
+    #[cfg(test)]
+    pub(crate) fn drop_descriptors(&self) {
+        for shard in &self.shards {
+            lock(shard).descriptors.clear();
+        }
+    }
+
+    /// Number of descriptors in the cache.
+    #[cfg(test)]
+    pub(crate) fn cached(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| lock(shard).descriptors.len())
+            .sum()
+    }
+
+    /// Goes on giving nodeids from `next`.
+    pub(crate) fn set_next(&self, next: u64) {
+        self.next.store(next, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
