@@ -23,6 +23,7 @@
 
 pub mod args;
 pub mod config;
+pub mod device;
 pub mod fuse;
 pub mod limits;
 pub mod operations;

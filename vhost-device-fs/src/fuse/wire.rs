@@ -52,6 +52,19 @@ impl<T: Wire + Copy + Default, const N: usize> Wire for [T; N] {
     }
 }
 
+impl<A: Wire, B: Wire> Wire for (A, B) {
+    const SIZE: usize = A::SIZE + B::SIZE;
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        Some((A::take(bytes)?, B::take(bytes)?))
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        self.0.append(out);
+        self.1.append(out);
+    }
+}
+
 /// Declares structures and implements [`Wire`] for them, field by field in the order given.
 macro_rules! wire {
     ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {$(

@@ -1,0 +1,136 @@
+//! What an operation has in its hands: who asks about what, the arguments, the file system, and the reply.
+
+use common::request::{Reader, Writer};
+use rustix::io::Errno;
+
+use super::abi::{Attr, AttrOut, EntryOut, OpenOut, fopen};
+use super::input::Input;
+use super::session::SessionOptions;
+use super::wire::Wire;
+use crate::config::Config;
+use crate::operations::{Attributes, Caller, Entry, Extensions, FsResult, OpenReply};
+use crate::passthrough::FileSystem;
+
+/// One request while it is being served.
+pub(super) struct Call<'a> {
+    pub(super) config: &'a Config,
+    pub(super) file_system: &'a FileSystem,
+    /// `None` only for INIT.
+    pub(super) session: Option<SessionOptions>,
+    /// What the request is about.
+    pub(super) nodeid: u64,
+    pub(super) caller: Caller,
+    /// The arguments.
+    pub(super) input: Input<'a>,
+    /// The reply behind its header.
+    pub(super) reply: &'a mut Vec<u8>,
+    /// The rest of the request, which was not copied, and its length in bytes.
+    pub(super) rest: Reader<'a>,
+    pub(super) rest_len: usize,
+    /// Room in guest memory behind the reply's header; `None` if the guest expects no reply.
+    pub(super) data: Option<Writer<'a>>,
+}
+
+impl<'a> Call<'a> {
+    /// Appends a structure to the reply.
+    pub(super) fn put(&mut self, structure: &impl Wire) {
+        structure.append(self.reply);
+    }
+
+    /// Room for the reply behind its header, in bytes.
+    pub(super) fn room(&self) -> usize {
+        self.data.as_ref().map_or(0, Writer::remaining)
+    }
+
+    /// The extensions at the end of the arguments of a request that creates something; completes the caller.
+    pub(super) fn extensions(&mut self) -> FsResult<Extensions<'a>> {
+        let session = self.session.ok_or(Errno::IO)?;
+        let creation = self.input.creation(&session)?;
+        self.caller.supplementary_group = creation.supplementary_group;
+        Ok(creation.extensions)
+    }
+
+    /// Appends an entry to the reply.
+    pub(super) fn put_entry(&mut self, entry: &Entry) {
+        entry_out(self.config, entry).append(self.reply);
+    }
+
+    /// Appends attributes to the reply.
+    pub(super) fn put_attributes(&mut self, attributes: &Attributes) {
+        let valid = self.config.cache.timeout();
+        self.put(&AttrOut {
+            attr_valid: valid.as_secs(),
+            attr_valid_nsec: valid.subsec_nanos(),
+            padding: 0,
+            attr: attr(attributes, 0),
+        });
+    }
+
+    /// Appends an open file to the reply.
+    pub(super) fn put_open(&mut self, open: OpenReply) {
+        let OpenReply {
+            handle,
+            keep_cache,
+            cache_dir,
+            direct_io,
+        } = open;
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        self.put(&OpenOut {
+            handle,
+            open_flags: flag(keep_cache, fopen::KEEP_CACHE)
+                | flag(cache_dir, fopen::CACHE_DIR)
+                | flag(direct_io, fopen::DIRECT_IO),
+            backing_id: 0,
+        });
+    }
+}
+
+/// An entry as it goes over the wire, with the time for which the guest may trust it.
+pub(super) fn entry_out(config: &Config, entry: &Entry) -> EntryOut {
+    let valid = config.cache.timeout();
+    EntryOut {
+        nodeid: entry.nodeid,
+        generation: entry.generation,
+        entry_valid: valid.as_secs(),
+        attr_valid: valid.as_secs(),
+        entry_valid_nsec: valid.subsec_nanos(),
+        attr_valid_nsec: valid.subsec_nanos(),
+        attr: attr(&entry.attributes, entry.attribute_flags),
+    }
+}
+
+fn attr(attributes: &Attributes, flags: u32) -> Attr {
+    let Attributes {
+        ino,
+        size,
+        blocks,
+        atime,
+        mtime,
+        ctime,
+        mode,
+        nlink,
+        uid,
+        gid,
+        rdev,
+        blksize,
+        device: _,
+    } = *attributes;
+    Attr {
+        ino,
+        size,
+        blocks,
+        atime: atime.0.cast_unsigned(),
+        mtime: mtime.0.cast_unsigned(),
+        ctime: ctime.0.cast_unsigned(),
+        atime_nsec: atime.1,
+        mtime_nsec: mtime.1,
+        ctime_nsec: ctime.1,
+        mode,
+        nlink,
+        uid,
+        gid,
+        rdev,
+        blksize,
+        flags,
+    }
+}

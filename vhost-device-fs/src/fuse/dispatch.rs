@@ -1,0 +1,152 @@
+//! The table of operations: for each opcode what it copies, what it answers, and who does it.
+//!
+//! An opcode without an operation is answered with `ENOSYS`, which tells the guest to do without: it keeps file
+//! locks to itself, polls no file, and so on.
+
+use super::abi::{
+    AttrOut, BatchForgetIn, CopyFileRangeOut, EntryOut, InitOut, LseekOut, Opcode, OpenOut,
+    StatFsOut, WriteIn, WriteOut,
+};
+use super::call::Call;
+use super::wire::Wire;
+use super::{attributes, data, directories, names, xattrs};
+use crate::operations::FsResult;
+
+/// How one opcode is served.
+#[derive(Clone, Copy)]
+pub(super) struct Operation {
+    pub(super) body: Body,
+    pub(super) reply: Reply,
+    /// It waits for storage: completed requests are announced to the guest before it begins.
+    pub(super) slow: bool,
+    pub(super) run: fn(&mut Call<'_>) -> FsResult<()>,
+}
+
+/// How much of the body is copied before the operation runs.
+#[derive(Clone, Copy)]
+pub(super) enum Body {
+    Whole,
+    /// So many bytes at its front; the operation takes the rest from guest memory.
+    Front(usize),
+}
+
+/// What the guest is answered.
+#[derive(Clone, Copy)]
+pub(super) enum Reply {
+    /// Nothing: it does not wait.
+    None,
+    /// [`Call::reply`]. An operation with effects must know that its reply fits before it begins, hence the least
+    /// size in bytes.
+    Bytes { at_least: usize },
+    /// What the operation wrote to [`Call::data`].
+    InPlace,
+}
+
+/// The operation for an opcode, if there is one.
+pub(super) fn operation(opcode: Opcode) -> Option<Operation> {
+    use Opcode as Op;
+    Some(match opcode {
+        Op::Init => answers::<InitOut>(attributes::init),
+        Op::Destroy => done(attributes::destroy),
+        Op::Lookup => answers::<EntryOut>(names::lookup),
+        Op::Forget => silent(Body::Whole, names::forget),
+        Op::BatchForget => silent(Body::Front(BatchForgetIn::SIZE), names::batch_forget),
+        Op::Symlink => answers::<EntryOut>(names::symlink),
+        Op::MkNod => answers::<EntryOut>(names::make_node),
+        Op::MkDir => answers::<EntryOut>(names::make_directory),
+        Op::Link => answers::<EntryOut>(names::link),
+        Op::Unlink => done(names::unlink),
+        Op::RmDir => done(names::remove_directory),
+        Op::Rename => done(names::rename),
+        Op::Rename2 => done(names::rename_with_flags),
+        Op::ReadLink => done(names::read_link),
+        Op::Create => answers::<(EntryOut, OpenOut)>(data::create),
+        Op::TmpFile => answers::<(EntryOut, OpenOut)>(data::temporary_file),
+        Op::Open => answers::<OpenOut>(data::open),
+        Op::Read => in_place(data::read),
+        Op::Write => Operation {
+            body: Body::Front(WriteIn::SIZE),
+            ..answers::<WriteOut>(data::write)
+        },
+        Op::Flush => done(data::flush),
+        Op::Release => done(data::release),
+        Op::Fsync => slow(done(data::fsync)),
+        Op::Fallocate => slow(done(data::fallocate)),
+        Op::Lseek => answers::<LseekOut>(data::seek),
+        Op::CopyFileRange => slow(answers::<WriteOut>(data::copy_file_range)),
+        Op::CopyFileRange64 => slow(answers::<CopyFileRangeOut>(data::copy_file_range_64)),
+        Op::GetAttr => answers::<AttrOut>(attributes::get),
+        Op::SetAttr => answers::<AttrOut>(attributes::set),
+        Op::Access => done(attributes::access),
+        Op::StatFs => answers::<StatFsOut>(attributes::statfs),
+        Op::SyncFs => slow(done(attributes::sync_filesystem)),
+        Op::OpenDir => answers::<OpenOut>(directories::open),
+        Op::ReadDir => done(directories::read),
+        Op::ReadDirPlus => done(directories::read_with_entries),
+        Op::ReleaseDir => done(directories::release),
+        Op::FsyncDir => slow(done(directories::fsync)),
+        Op::SetXattr => done(xattrs::set),
+        Op::GetXattr => done(xattrs::get),
+        Op::ListXattr => done(xattrs::list),
+        Op::RemoveXattr => done(xattrs::remove),
+        Op::GetLk
+        | Op::SetLk
+        | Op::SetLkW
+        | Op::Interrupt
+        | Op::Bmap
+        | Op::Ioctl
+        | Op::Poll
+        | Op::NotifyReply
+        | Op::SetupMapping
+        | Op::RemoveMapping
+        | Op::Statx => return None,
+    })
+}
+
+/// It answers a structure.
+const fn answers<T: Wire>(run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation {
+    Operation {
+        body: Body::Whole,
+        reply: Reply::Bytes { at_least: T::SIZE },
+        slow: false,
+        run,
+    }
+}
+
+/// It answers that it is done, or bytes without effects on anything but the reply.
+const fn done(run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation {
+    Operation {
+        body: Body::Whole,
+        reply: Reply::Bytes { at_least: 0 },
+        slow: false,
+        run,
+    }
+}
+
+/// It answers bytes that are not in our memory.
+const fn in_place(run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation {
+    Operation {
+        body: Body::Whole,
+        reply: Reply::InPlace,
+        slow: false,
+        run,
+    }
+}
+
+/// It answers nothing.
+const fn silent(body: Body, run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation {
+    Operation {
+        body,
+        reply: Reply::None,
+        slow: false,
+        run,
+    }
+}
+
+/// It waits for storage.
+const fn slow(operation: Operation) -> Operation {
+    Operation {
+        slow: true,
+        ..operation
+    }
+}

@@ -1,0 +1,32 @@
+//! The daemon: command line in, exit code out. What there is to know is in the library and in `common::daemon`.
+
+use std::process::ExitCode;
+
+use common::daemon::{Capabilities, DaemonError};
+use vhost_device_fs::args::FsArgs;
+use vhost_device_fs::config::Config;
+use vhost_device_fs::device::FsDevice;
+use vhost_device_fs::limits::raise_descriptor_limit;
+
+/// The names are virtiofsd's: libvirt migrates a file system whose daemon has `migrate-precopy`, and passes long
+/// options to one that has `separate-options`.
+const CAPABILITIES: Capabilities = Capabilities {
+    kind: "fs",
+    features: &["migrate-precopy", "separate-options"],
+};
+
+fn main() -> ExitCode {
+    common::daemon::main(&CAPABILITIES, FsArgs::level, |args: FsArgs| run(&args))
+}
+
+fn run(args: &FsArgs) -> Result<(), DaemonError> {
+    let descriptors_max =
+        raise_descriptor_limit(args.rlimit_nofile).map_err(DaemonError::device)?;
+    let config = Config::try_from(args).map_err(DaemonError::device)?;
+    let device = FsDevice::new(Config {
+        descriptors_max,
+        ..config
+    })
+    .map_err(DaemonError::device)?;
+    common::daemon::run(&args.daemon, device)
+}
