@@ -1,19 +1,24 @@
 //! `cargo xtask state`: what is in a saved device state, and what is wrong with it.
 //!
-//! Reads with the daemons' own decoder. Knows the framing and not what is inside a section, so it
-//! shows the state of any device in any version, and no tenant's data.
+//! Reads with the daemons' own decoder. Shows the framing, so it can tell of any device in any version,
+//! and never what is inside a section, which is a tenant's data. Where the device's schema is known, it
+//! decodes the sections as well, to find what the framing cannot tell.
 //!
 //! Exit codes: 0 whole and sound, 1 the file cannot be read, 2 usage, 3 damaged, 4 of an unknown
 //! version, 5 of another or of an unknown device.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ::tests::null_device::NullState;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use common::state::{DeviceKind, Fault, Importance, Inspection, Limits, inspect};
+use common::state::{
+    DeviceKind, Fault, Header, Importance, Inspection, Limits, StateError, StateSchema, inspect,
+    read_state,
+};
 use serde_json::{Value, json};
 
 #[derive(Subcommand)]
@@ -68,13 +73,15 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 
 fn report(command: &Command) -> anyhow::Result<(String, u8)> {
     let (Command::Show(options) | Command::Verify(options)) = command;
-    let mut input = open(&options.file)?;
     let limits = Limits {
         total_bytes_max: options.bytes_max,
         ..Limits::default()
     };
-    let inspection = inspect(&mut input, &limits);
-    let verdict = judge(&inspection, options.device.map(DeviceKind::from));
+    let bytes = read(&options.file, options.bytes_max)
+        .with_context(|| format!("cannot read {}", options.file.display()))?;
+    let inspection = inspect(&mut bytes.as_slice(), &limits);
+    let decoded = decode(&bytes, &inspection, &limits);
+    let verdict = judge(&inspection, &decoded, options.device.map(DeviceKind::from));
     let with_sections = matches!(command, Command::Show(_));
     let report = match (options.json, with_sections) {
         (true, _) => format!("{:#}\n", in_json(&inspection, &verdict, with_sections)),
@@ -84,12 +91,43 @@ fn report(command: &Command) -> anyhow::Result<(String, u8)> {
     Ok((report, verdict.code))
 }
 
-fn open(path: &Path) -> anyhow::Result<Box<dyn Read>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
+/// Reads one byte more than is wanted at most, so that too many are noticed.
+fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let input: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(path)?)
+    };
+    let mut bytes = Vec::new();
+    input
+        .take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What the device's own schema says.
+enum Decoded {
+    /// Not asked: the framing is not sound, or the schema is not known here.
+    No,
+    Yes,
+    Refused(StateError),
+}
+
+fn decode(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Decoded {
+    let Some(header) = inspection.header.filter(|_| inspection.problem.is_none()) else {
+        return Decoded::No;
+    };
+    match DeviceKind::from_u16(header.kind) {
+        Some(DeviceKind::Null) => decode_as::<NullState>(bytes, limits),
+        Some(DeviceKind::Fs | DeviceKind::Gpu | DeviceKind::Scsi) | None => Decoded::No,
     }
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(Box::new(BufReader::new(file)))
+}
+
+fn decode_as<S: StateSchema>(mut bytes: &[u8], limits: &Limits) -> Decoded {
+    match read_state::<S>(&mut bytes, limits) {
+        Ok(_) => Decoded::Yes,
+        Err(error) => Decoded::Refused(error),
+    }
 }
 
 struct Verdict {
@@ -97,27 +135,30 @@ struct Verdict {
     text: String,
 }
 
-fn judge(inspection: &Inspection, device: Option<DeviceKind>) -> Verdict {
-    let kind = inspection.header.map(|header| header.kind);
-    if let Some(number) = kind {
-        match (DeviceKind::from_u16(number), device) {
-            (None, _) => {
-                let text = format!("unknown device: {number:#06x} is none of ours");
-                return Verdict { code: 5, text };
-            }
-            (Some(found), Some(wanted)) if found != wanted => {
-                let text = format!("wrong device: the state of {found}, not of {wanted}");
-                return Verdict { code: 5, text };
-            }
-            (Some(_), _) => {}
+fn judge(inspection: &Inspection, decoded: &Decoded, device: Option<DeviceKind>) -> Verdict {
+    if let Some(Header { kind, .. }) = inspection.header {
+        let wrong = match (DeviceKind::from_u16(kind), device) {
+            (None, _) => Some(format!("unknown device: {kind:#06x} is none of ours")),
+            (Some(found), Some(wanted)) if found != wanted => Some(format!(
+                "wrong device: the state of {found}, not of {wanted}"
+            )),
+            (Some(_), _) => None,
+        };
+        if let Some(text) = wrong {
+            return Verdict { code: 5, text };
         }
     }
-    let Some(error) = &inspection.problem else {
-        let (sections, bytes) = (inspection.sections.len(), inspection.bytes);
-        return Verdict {
-            code: 0,
-            text: format!("whole and sound: {sections} sections, {bytes} bytes"),
-        };
+    let (sections, bytes) = (inspection.sections.len(), inspection.bytes);
+    let sound = |how: &str| Verdict {
+        code: 0,
+        text: format!("whole and sound: {sections} sections, {bytes} bytes, {how}"),
+    };
+    let error = match (&inspection.problem, decoded) {
+        (Some(error), _) | (None, Decoded::Refused(error)) => error,
+        (None, Decoded::Yes) => return sound("every section decodes"),
+        (None, Decoded::No) => {
+            return sound("sections not decoded: no schema for this device here");
+        }
     };
     let (code, what) = match error.fault() {
         Fault::Damaged => (3, "damaged"),
@@ -204,19 +245,17 @@ fn in_json(inspection: &Inspection, verdict: &Verdict, with_sections: bool) -> V
 
 #[cfg(test)]
 mod tests {
-    use common::state::{
-        NoState, StateError, StateReader, StateSchema, StateWriter, Tag, write_state,
-    };
+    use common::state::{NoState, SchemaSupport, StateReader, StateWriter, Tag, write_state};
 
     use super::*;
 
     struct Sample;
 
     impl StateSchema for Sample {
-        const KIND: DeviceKind = DeviceKind::Fs;
+        const KIND: DeviceKind = DeviceKind::Scsi;
         const VERSION: u16 = 2;
         const VERSION_OLDEST: u16 = 1;
-        const SUPPORT: common::state::SchemaSupport = common::state::SchemaSupport::Savable;
+        const SUPPORT: SchemaSupport = SchemaSupport::Savable;
 
         fn write(&self, out: &mut StateWriter<'_>) -> Result<(), StateError> {
             out.section(Tag::new(*b"SESS"), 1, Importance::Critical, &(1_u64, 2_u32))?;
@@ -235,9 +274,11 @@ mod tests {
         bytes
     }
 
-    fn judged(mut bytes: &[u8], device: Option<DeviceKind>) -> (u8, String) {
-        let inspection = inspect(&mut bytes, &Limits::default());
-        let Verdict { code, text } = judge(&inspection, device);
+    fn judged(bytes: &[u8], device: Option<DeviceKind>) -> (u8, String) {
+        let limits = Limits::default();
+        let inspection = inspect(&mut &*bytes, &limits);
+        let decoded = decode(bytes, &inspection, &limits);
+        let Verdict { code, text } = judge(&inspection, &decoded, device);
         (code, text)
     }
 
@@ -246,7 +287,7 @@ mod tests {
         let inspection = inspect(&mut &*sample(), &Limits::default());
         assert_eq!(
             in_words(&inspection),
-            "device   fs (0x1a)\n\
+            "device   scsi (0x8)\n\
              version  2, for readers from version 2\n\
              \n\
              \x20      byte  tag         version                 length\n\
@@ -254,10 +295,9 @@ mod tests {
              \x20        68  HINT              3  optional            5\n\
              \n"
         );
-        assert_eq!(
-            judged(&sample(), None),
-            (0, "whole and sound: 2 sections, 137 bytes".to_owned())
-        );
+        let (code, text) = judged(&sample(), None);
+        assert_eq!(code, 0);
+        assert!(text.starts_with("whole and sound: 2 sections, 137 bytes, sections not decoded"));
     }
 
     #[test]
@@ -278,7 +318,7 @@ mod tests {
     #[test]
     fn the_exit_code_says_what_kind_of_fault_it_is() {
         let sound = sample();
-        assert_eq!(judged(&sound, Some(DeviceKind::Fs)).0, 0);
+        assert_eq!(judged(&sound, Some(DeviceKind::Scsi)).0, 0);
         assert_eq!(judged(&sound[..100], None).0, 3);
         assert_eq!(judged(&[], None).0, 3);
         assert_eq!(
@@ -301,10 +341,10 @@ mod tests {
     #[test]
     fn json_says_the_same() {
         let inspection = inspect(&mut &*sample(), &Limits::default());
-        let verdict = judge(&inspection, None);
+        let verdict = judge(&inspection, &Decoded::No, None);
         let value = in_json(&inspection, &verdict, true);
         assert_eq!(value["sound"], true);
-        assert_eq!(value["header"]["device"], "fs");
+        assert_eq!(value["header"]["device"], "scsi");
         assert_eq!(value["sections"][1]["tag"], "HINT");
         assert_eq!(value["sections"][1]["offset"], 68);
         assert_eq!(
@@ -314,23 +354,48 @@ mod tests {
     }
 
     #[test]
+    fn a_known_schema_is_asked_as_well() {
+        let mut bytes = Vec::new();
+        write_state(&NullState { sum: 7 }, 1, &mut bytes).unwrap();
+        let (code, text) = judged(&bytes, None);
+        assert_eq!(
+            (code, text.as_str()),
+            (
+                0,
+                "whole and sound: 1 sections, 104 bytes, every section decodes"
+            )
+        );
+
+        let mut bytes = Vec::new();
+        write_state(&NoState::<{ DeviceKind::Null.as_u16() }>, 1, &mut bytes).unwrap();
+        let (code, text) = judged(&bytes, None);
+        assert_eq!(
+            (code, text.as_str()),
+            (3, "damaged: section SUM_ is missing from the state stream")
+        );
+    }
+
+    #[test]
     fn a_file_is_reported_on_and_a_missing_one_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("state");
-        let mut bytes = Vec::new();
-        write_state(&NoState::<{ DeviceKind::Scsi.as_u16() }>, 1, &mut bytes).unwrap();
-        std::fs::write(&file, bytes).unwrap();
-        let options = |file| Options {
+        std::fs::write(&file, sample()).unwrap();
+        let options = |file, bytes_max| Options {
             file,
             json: false,
             device: None,
-            bytes_max: Limits::default().total_bytes_max,
+            bytes_max,
         };
-        let (text, code) = report(&Command::Verify(options(file.clone()))).unwrap();
+        let (text, code) = report(&Command::Verify(options(file.clone(), 137))).unwrap();
+        assert_eq!((text.lines().count(), code), (1, 0));
+        let (text, code) = report(&Command::Verify(options(file.clone(), 136))).unwrap();
         assert_eq!(
             (text.as_str(), code),
-            ("whole and sound: 0 sections, 72 bytes\n", 0)
+            (
+                "damaged: the state stream goes on past the limit of 136 bytes\n",
+                3
+            )
         );
-        assert!(report(&Command::Show(options(file.with_extension("absent")))).is_err());
+        assert!(report(&Command::Show(options(file.with_extension("absent"), 1))).is_err());
     }
 }
