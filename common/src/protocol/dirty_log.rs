@@ -8,7 +8,7 @@
 //! writes through raw pointers (vectored file I/O) are marked by `buffers.rs`.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, Weak};
 
 use vhost_user_backend::bitmap::{BitmapMmapRegion, BitmapReplace, MemRegionBitmap, MmapLogReg};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
@@ -144,15 +144,16 @@ impl DirtyLog {
             .store(if on { ON } else { OFF }, Ordering::Relaxed);
     }
 
-    fn is_attached(&self) -> bool {
-        self.region.mode.load(Ordering::Relaxed) != UNATTACHED
-    }
-
     fn current(&self) -> Option<Arc<MmapLogReg>> {
         read(&self.region.marks)
             .log
             .as_ref()
             .map(|(log, _)| Arc::clone(log))
+    }
+
+    fn has(&self, log: &Arc<MmapLogReg>) -> bool {
+        self.current()
+            .is_some_and(|current| Arc::ptr_eq(&current, log))
     }
 }
 
@@ -243,8 +244,12 @@ impl BitmapReplace for DirtyLog {
 pub(crate) struct LogSwitch {
     /// Whether the front-end has acknowledged `F_LOG_ALL`.
     on: bool,
-    /// The table the log was last seen on.
-    last: Option<Arc<GuestMemory>>,
+    /// The newest log that was seen on a table.
+    log: Option<Arc<MmapLogReg>>,
+    /// The current table.
+    current: Option<Arc<GuestMemory>>,
+    /// Tables before it, through which requests in flight still write.
+    earlier: Vec<Weak<GuestMemory>>,
 }
 
 impl LogSwitch {
@@ -254,28 +259,12 @@ impl LogSwitch {
     /// before it adds memory, but leaves an old log in place when no migration runs (hw/virtio/vhost.c,
     /// `vhost_commit`).
     pub(crate) fn update(&mut self, memory: &Arc<GuestMemory>) -> std::io::Result<()> {
-        let log = self
-            .last
-            .as_ref()
-            .and_then(|last| last.iter().find_map(|region| bitmap(region).current()));
-        let mut result = Ok(());
-        for region in memory.iter().filter(|region| !bitmap(region).is_attached()) {
-            let fitted = log
-                .as_ref()
-                .map(|log| FittedLog::new(region, Arc::clone(log)))
-                .transpose();
-            match fitted {
-                Ok(fitted) => bitmap(region).attach(fitted, self.on),
-                Err(error) => {
-                    bitmap(region).attach(None, self.on);
-                    if self.on {
-                        result = Err(error);
-                    }
-                }
-            }
+        self.find_log();
+        if let Some(last) = self.current.replace(Arc::clone(memory)) {
+            self.earlier.push(Arc::downgrade(&last));
         }
-        self.last = Some(Arc::clone(memory));
-        result
+        self.earlier.retain(|table| table.strong_count() > 0);
+        self.apply()
     }
 
     /// `SET_FEATURES` was handled: `on` is whether `F_LOG_ALL` is among the acknowledged features. When this
@@ -285,12 +274,49 @@ impl LogSwitch {
             return;
         }
         self.on = on;
-        if let Some(memory) = &self.last {
-            for region in memory.iter() {
-                bitmap(region).attach(None, on);
-            }
+        self.find_log();
+        if let Err(error) = self.apply() {
+            log::error!("front-end: the dirty log does not cover guest memory: {error}");
         }
         super::membarrier::all_threads();
+    }
+
+    /// The stock handler gives a new log to the regions of the current table, and tells nobody else.
+    fn find_log(&mut self) {
+        let found = self
+            .current
+            .as_ref()
+            .and_then(|table| table.iter().find_map(|region| bitmap(region).current()));
+        if found.is_some() {
+            self.log = found;
+        }
+    }
+
+    /// Gives the newest log and the current mode to every region that can still be written to. While logging is on, a region
+    /// that the log does not cover is an error.
+    fn apply(&self) -> std::io::Result<()> {
+        let mut result = Ok(());
+        let earlier: Vec<_> = self.earlier.iter().filter_map(Weak::upgrade).collect();
+        for region in earlier
+            .iter()
+            .chain(&self.current)
+            .flat_map(|table| table.iter())
+        {
+            let fitted = self
+                .log
+                .as_ref()
+                .filter(|log| !bitmap(region).has(log))
+                .map(|log| FittedLog::new(region, Arc::clone(log)))
+                .transpose()
+                .unwrap_or_else(|error| {
+                    if self.on {
+                        result = Err(error);
+                    }
+                    None
+                });
+            bitmap(region).attach(fitted, self.on);
+        }
+        result
     }
 }
 
@@ -298,3 +324,6 @@ fn bitmap(region: &GuestRegionMmap<DirtyLog>) -> &DirtyLog {
     let mapping: &MmapRegion<DirtyLog> = region;
     mapping.bitmap()
 }
+
+#[cfg(test)]
+mod tests;
