@@ -27,6 +27,8 @@ pub mod request;
 pub mod ring;
 pub mod state;
 #[cfg(test)]
+mod test_device;
+#[cfg(test)]
 mod test_ring;
 mod wakers;
 

@@ -139,3 +139,6 @@ impl Write for Channel {
         self.file.flush()
     }
 }
+
+#[cfg(test)]
+mod tests;

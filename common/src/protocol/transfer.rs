@@ -10,6 +10,8 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -85,7 +87,7 @@ pub(crate) enum TransferError {
         /// The wait in milliseconds.
         waited_ms: u128,
     },
-    /// The thread that moved the state panicked.
+    /// The device panicked.
     #[error("the {direction} panicked; please report this")]
     Panicked {
         /// The direction.
@@ -117,6 +119,8 @@ type Verdict<S> = Result<Outcome<S>, TransferError>;
 struct Running<S> {
     direction: Direction,
     thread: JoinHandle<()>,
+    /// Set before the channel is closed, for a front-end that sees its end may begin the next transfer at once.
+    ended: Arc<AtomicBool>,
     verdict: Receiver<Verdict<S>>,
 }
 
@@ -160,7 +164,7 @@ impl<D: Device> Transfers<D> {
         }
         let mut slot = self.lock();
         if let Slot::Running(running) = &*slot
-            && !running.thread.is_finished()
+            && !running.ended.load(Ordering::Acquire)
         {
             return Err(TransferError::Busy {
                 running: running.direction,
@@ -170,7 +174,7 @@ impl<D: Device> Transfers<D> {
         let cancellation = Cancellation::new()?;
         let channel = Channel::new(file, direction, cancellation.clone(), self.options.patience)?;
         if direction == Direction::Save && self.options.save_channel == SaveChannel::Memfd {
-            let memfd = save_to_memfd(&*self.device, self.options)?;
+            let memfd = guarded(direction, || save_to_memfd(&*self.device, self.options))?;
             *slot = Slot::Done(Ok(Outcome::Saved));
             return Ok(Some(memfd));
         }
@@ -183,15 +187,18 @@ impl<D: Device> Transfers<D> {
         let device = Arc::clone(&self.device);
         let options = self.options;
         let (sender, verdict) = sync_channel(1);
+        let ended = Arc::new(AtomicBool::new(false));
+        let ending = Arc::clone(&ended);
         let thread = thread::Builder::new()
             .name(format!("state-{direction}").to_lowercase())
             .spawn(move || {
-                let result = match direction {
+                let result = guarded(direction, || match direction {
                     Direction::Save => {
                         save(&*device, options, &mut channel).map(|()| Outcome::Saved)
                     }
                     Direction::Load => load(options, &mut channel).map(Outcome::Decoded),
-                };
+                });
+                ending.store(true, Ordering::Release);
                 // Before the verdict: a front-end that still writes into a LOAD that has failed gets EPIPE and need not
                 // come to CHECK to find out; one that reads gets its EOF.
                 drop(channel);
@@ -200,6 +207,7 @@ impl<D: Device> Transfers<D> {
         Ok(Running {
             direction,
             thread,
+            ended,
             verdict,
         })
     }
@@ -220,17 +228,19 @@ impl<D: Device> Transfers<D> {
             Outcome::Saved => Ok(()),
             // The front-end may have started rings since; the state that came is not the state of that guest.
             Outcome::Decoded(_) if started => Err(TransferError::NotSuspended),
-            Outcome::Decoded(state) => {
-                let began = Instant::now();
-                self.device.check(&state)?;
-                self.device.load(state)?;
-                log::info!(
-                    "state phase=load result=ok apply_ms={}",
-                    began.elapsed().as_millis()
-                );
-                Ok(())
-            }
+            Outcome::Decoded(state) => guarded(Direction::Load, || self.apply(state)),
         }
+    }
+
+    fn apply(&self, state: D::State) -> Result<(), TransferError> {
+        let began = Instant::now();
+        self.device.check(&state)?;
+        self.device.load(state)?;
+        log::info!(
+            "state phase=load result=ok apply_ms={}",
+            began.elapsed().as_millis()
+        );
+        Ok(())
     }
 
     /// The front-end is gone: ends a running transfer and forgets it.
@@ -238,15 +248,8 @@ impl<D: Device> Transfers<D> {
         self.stop(); // so that a CHECK gives the slot up
         let slot = std::mem::replace(&mut *self.lock(), Slot::Empty);
         self.stop(); // a transfer may have begun until the slot was ours
-        if let Slot::Running(running) = slot
-            && running.thread.join().is_err()
-        {
-            log::error!(
-                "{}",
-                TransferError::Panicked {
-                    direction: running.direction
-                }
-            );
+        if let Slot::Running(running) = slot {
+            let _never_panics = running.thread.join();
         }
     }
 
@@ -279,6 +282,14 @@ impl<S> Running<S> {
             Err(RecvTimeoutError::Disconnected) => Err(TransferError::Panicked { direction }),
         }
     }
+}
+
+/// Makes a panic of the device an error of the transfer.
+fn guarded<T>(
+    direction: Direction,
+    work: impl FnOnce() -> Result<T, TransferError>,
+) -> Result<T, TransferError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(TransferError::Panicked { direction }))
 }
 
 fn save<D: Device>(
@@ -369,3 +380,6 @@ impl<D: Device> Preparation<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
