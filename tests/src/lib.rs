@@ -2,8 +2,10 @@
 
 pub mod bridge;
 pub mod daemon_runner;
+pub mod fs_daemon;
 pub mod guest;
 pub mod null_device;
 pub mod probe_device;
 pub mod qemu;
 pub mod tools;
+pub mod workload;

@@ -99,6 +99,8 @@ struct Workload {
     held: File,
     written: u64,
     failure: Option<String>,
+    /// Nothing more is to be written: what was read back is what stays.
+    finished: bool,
 }
 
 struct Stream {
@@ -151,6 +153,7 @@ impl Workload {
             held: File::open(path("steady"))?,
             written: 0,
             failure: None,
+            finished: false,
         })
     }
 
@@ -244,28 +247,32 @@ fn serve(folder: &Path, socket: &Path) -> Result<(), Failure> {
     let workload = Arc::new(Mutex::new(Workload::prepare(folder)?));
     let listener = UnixListener::bind(socket)?;
     let writer = Arc::clone(&workload);
-    thread::spawn(move || write_until_failure(&writer));
+    thread::spawn(move || write_until_the_end(&writer));
     for stream in listener.incoming() {
         let mut stream = stream?;
         let mut question = String::new();
         BufReader::new(stream.try_clone()?).read_line(&mut question)?;
         let mut workload = workload.lock().unwrap_or_else(PoisonError::into_inner);
+        workload.finished = question.trim() == "stop";
         let answer = match workload.verify() {
             Ok(text) => text,
             Err(error) => format!("FAILED: {error}"),
         };
         writeln!(stream, "{answer}")?;
-        if question.trim() == "stop" {
+        if workload.finished {
             return Ok(());
         }
     }
     Ok(())
 }
 
-fn write_until_failure(workload: &Mutex<Workload>) {
+fn write_until_the_end(workload: &Mutex<Workload>) {
     loop {
         thread::sleep(WRITE_INTERVAL);
         let mut workload = workload.lock().unwrap_or_else(PoisonError::into_inner);
+        if workload.finished {
+            return;
+        }
         if let Err(error) = workload.write() {
             workload.failure = Some(format!("writing record {}: {error}", workload.written));
             return;

@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +11,7 @@ use anyhow::{Context, Result};
 use super::image::Image;
 use super::provision::{Provision, progress, provision};
 use super::vm::{Config, Start, Vm};
+use crate::workload;
 
 /// The guest's end of `tests/src/bin/guest_workload.rs`.
 pub const WORKLOAD: &str = "/bin/guest_workload";
@@ -35,7 +35,7 @@ impl Rig {
     /// Provisions, packs the guest image and chooses the accelerator.
     pub fn prepare() -> Result<Self> {
         let provision = provision()?;
-        let workload = build_workload(&provision.cache)?;
+        let workload = workload::program()?;
         // Not below the target folder: socket paths are limited to 107 bytes.
         let folder = tempfile::Builder::new().prefix("rig-").tempdir()?;
         let mut image = Image::with_busybox(&provision.busybox)?;
@@ -102,32 +102,4 @@ impl Rig {
         }
         booted.is_ok()
     }
-}
-
-/// Compiles the workload statically: the guest has no libraries. Kept while its source is the same.
-fn build_workload(cache: &Path) -> Result<PathBuf> {
-    let source = include_str!("../bin/guest_workload.rs");
-    let lock = File::create(cache.join("workload.lock"))?;
-    lock.lock().context("locking the guest workload")?;
-    let (program, copy) = (
-        cache.join("guest_workload"),
-        cache.join("guest_workload.rs"),
-    );
-    if program.exists() && fs::read_to_string(&copy).is_ok_and(|known| known == source) {
-        return Ok(program);
-    }
-    let fresh = cache.join("guest_workload.new.rs");
-    fs::write(&fresh, source)?;
-    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    super::provision::run(
-        Command::new(compiler)
-            .args(["--edition", "2024", "-O", "-C", "strip=symbols"])
-            .args(["-C", "target-feature=+crt-static"])
-            .args(["--crate-name", "guest_workload", "-o"])
-            .arg(&program)
-            .arg(&fresh),
-    )
-    .context("compiling the guest workload")?;
-    fs::rename(&fresh, &copy)?;
-    Ok(program)
 }

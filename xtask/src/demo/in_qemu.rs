@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ::tests::daemon_runner::built;
+use ::tests::fs_daemon;
 use ::tests::qemu::fs_machine::{FsMachine, check_share};
 use ::tests::qemu::{Rig, Start, channel, migration, snapshot};
 use anyhow::{Context as _, Result, ensure};
@@ -38,7 +39,7 @@ pub(super) fn tell(story: &mut Story) -> Result<()> {
     let second = migrate(story, &rig, &share, first, "second")?;
     let second = fail_to_migrate(story, &rig, &share, second)?;
     let third = migrate(story, &rig, &share, second, "third")?;
-    end(story, &rig, &share, third)
+    end(story, &share, third)
 }
 
 fn boot(story: &mut Story, rig: &Rig, share: &Path) -> Result<FsMachine> {
@@ -82,7 +83,7 @@ fn save(story: &mut Story, rig: &Rig, mut machine: FsMachine) -> Result<FsMachin
     let file: PathBuf = rig.path("snapshot");
     let transfer = migration::save(&mut machine.vm, &file)?.completed()?;
     machine.vm.cont()?;
-    let state = machine.saved_state()?;
+    let state = fs_daemon::saved_state(&machine.daemon)?;
     let contents = contents(&snapshot::device_state(&file)?)?;
     machine.verify()?;
     story.add(&Row {
@@ -140,7 +141,7 @@ fn migrate(
     let socket = rig.path(&format!("{name}.migration"));
     let outcome = migration::live(&mut source.vm, &mut destination.vm, &socket)?;
     let transfer = outcome.completed()?;
-    let state = source.saved_state()?;
+    let state = fs_daemon::saved_state(&source.daemon)?;
     source.quit()?;
     let after = destination.verify()?;
     ensure!(
@@ -172,7 +173,7 @@ fn fail_to_migrate(
     let records = source.verify()?;
     story.add(&Row {
         step: "refused a damaged state".to_owned(),
-        state: Some(source.saved_state()?),
+        state: Some(fs_daemon::saved_state(&source.daemon)?),
         time,
         downtime: None,
         check: format!("the source goes on, {}", intact(records)),
@@ -180,11 +181,15 @@ fn fail_to_migrate(
     Ok(source)
 }
 
-fn end(story: &mut Story, rig: &Rig, share: &Path, mut machine: FsMachine) -> Result<()> {
+fn end(story: &mut Story, share: &Path, mut machine: FsMachine) -> Result<()> {
     story.begin("ending the program, and looking at the share from the host");
     let records = machine.stop_workload()?;
     machine.quit()?;
-    check_share(rig, share)?;
+    let seen = check_share(share)?;
+    ensure!(
+        seen == records,
+        "the host sees {seen} records, the guest {records}"
+    );
     story.add(&Row {
         step: "unmounted, ended, compared on the host".to_owned(),
         check: format!("{records} records in every file, none lost, none twice"),

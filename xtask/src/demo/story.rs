@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use ::tests::fs_daemon::SavedState;
 use ::tests::qemu::Transfer;
-use ::tests::qemu::fs_machine::SavedState;
 
 use crate::table::Table;
 

@@ -159,7 +159,7 @@ pub fn progress(text: &str) {
 }
 
 /// Runs a command to its end; what it printed, or an error with its messages.
-pub(super) fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("starting {}", Path::new(command.get_program()).display()))?;
