@@ -36,7 +36,15 @@ const STEPS: [(&str, &[&str]); 7] = [
     ),
     (
         DEPENDENCIES,
-        &["deny", "check", "bans", "licenses", "sources"],
+        &[
+            "deny",
+            "--log-level",
+            "error",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ],
     ),
     // Before the tests: end-to-end tests start the daemons.
     (

@@ -16,7 +16,7 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
     /// Show that a running program does not notice it when its machine is saved, moved or mistreated
-    Demo,
+    Demo(demo::Options),
     /// Show or verify a saved device state
     #[command(subcommand)]
     State(state::Command),
@@ -28,7 +28,7 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
-        Command::Demo => Ok(demo::run()),
+        Command::Demo(options) => Ok(demo::run(&options)),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),
         Command::Tidy => tidy::run(),

@@ -1,6 +1,5 @@
 //! The story with Linux guests in an unmodified QEMU.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,10 +7,10 @@ use ::tests::daemon_runner::built;
 use ::tests::fs_daemon;
 use ::tests::qemu::fs_machine::{FsMachine, check_share};
 use ::tests::qemu::{Rig, Start, channel, migration, snapshot};
-use anyhow::{Context as _, Result, ensure};
-use common::state::{DeviceKind, Inspection, Limits, inspect};
+use anyhow::{Result, ensure};
 
-use super::story::{Row, Story, size};
+use super::contents::contents;
+use super::story::{Row, Story, intact};
 
 /// How often the guest is stopped and continued.
 const STOPS: u32 = 3;
@@ -96,35 +95,6 @@ fn save(story: &mut Story, rig: &Rig, mut machine: FsMachine) -> Result<FsMachin
     Ok(machine)
 }
 
-/// Sections of a state: how much of what.
-fn contents(state: &[u8]) -> Result<String> {
-    let mut input = state;
-    let inspection = inspect(&mut input, &Limits::default());
-    let Inspection {
-        header,
-        sections,
-        bytes: _,
-        problem,
-    } = inspection;
-    if let Some(problem) = problem {
-        return Err(problem).context("the state in the file is damaged");
-    }
-    let header = header.context("the state in the file has no header")?;
-    ensure!(
-        header.kind == DeviceKind::Fs.as_u16(),
-        "the state is of device {}",
-        header.kind
-    );
-    let mut by_tag: BTreeMap<String, u64> = BTreeMap::new();
-    for section in sections {
-        *by_tag.entry(section.tag.to_string()).or_default() += section.length;
-    }
-    let texts = by_tag
-        .iter()
-        .map(|(tag, bytes)| format!("{tag} {}", size(*bytes)));
-    Ok(texts.collect::<Vec<_>>().join(", "))
-}
-
 fn migrate(
     story: &mut Story,
     rig: &Rig,
@@ -196,9 +166,4 @@ fn end(story: &mut Story, share: &Path, mut machine: FsMachine) -> Result<()> {
         ..Row::default()
     });
     Ok(())
-}
-
-/// What a successful verification means.
-fn intact(records: u64) -> String {
-    format!("{records} records in each of 5 open files, 50 more files, all intact")
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::tests::fs_daemon::SavedState;
 use ::tests::qemu::Transfer;
+use ::tests::workload::{STEADY_FILES, STREAMS};
 
 use crate::table::Table;
 
@@ -87,6 +88,13 @@ impl fmt::Display for Story {
     fn fmt(&self, output: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(output, "{}", self.table)
     }
+}
+
+/// What a successful verification of the workload means.
+pub(super) fn intact(records: u64) -> String {
+    format!(
+        "{records} records in each of {STREAMS} open files, {STEADY_FILES} more files, all intact"
+    )
 }
 
 /// A number of bytes for people.
