@@ -28,8 +28,6 @@ pub mod ring;
 pub mod state;
 #[cfg(test)]
 mod test_device;
-#[cfg(test)]
-mod test_ring;
 mod wakers;
 
 pub use buffers::Placement;

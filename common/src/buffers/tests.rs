@@ -1,3 +1,5 @@
+//! File I/O from and to slices, over real files and pipes.
+
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::AsFd as _;

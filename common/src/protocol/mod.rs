@@ -16,6 +16,8 @@ mod membarrier;
 pub mod messages;
 mod relay;
 mod session;
+#[cfg(test)]
+pub(crate) mod test_ring;
 mod transfer;
 mod trust;
 pub(crate) mod vring;

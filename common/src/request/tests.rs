@@ -1,11 +1,14 @@
+//! Chains as no driver should make them, and cursors over those that are sound.
+
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::AsFd as _;
 
 use vm_memory::GuestAddress;
 
 use super::*;
+use crate::Placement;
+use crate::protocol::test_ring::{FREE, INDIRECT, NEXT, REGION_BYTES, SIZE, TestRing, WRITE};
 use crate::protocol::vring::Popped;
-use crate::test_ring::{FREE, INDIRECT, NEXT, REGION_BYTES, SIZE, TestRing, WRITE};
 
 const OUTSIDE: u64 = 2 * REGION_BYTES;
 

@@ -1,6 +1,8 @@
+//! A ring served by devices that complete, put back, detach and panic.
+
 use super::*;
+use crate::protocol::test_ring::{AVAILABLE, FREE, NEXT, SIZE, TestRing, USED, WRITE};
 use crate::request::ChainError;
-use crate::test_ring::{AVAILABLE, FREE, NEXT, SIZE, TestRing, USED, WRITE};
 
 const LANE: Lane = Lane::Ring(0);
 
@@ -88,21 +90,20 @@ fn an_available_index_out_of_reach_stops_the_ring_and_nothing_else() {
     ring.set_available(SIZE);
     serve(&ring, complete_all);
     assert_eq!(ring.used(), 0, "left alone until it is set up again");
-    vhost_user_backend::VringT::set_queue_ready(&ring.vring, true);
+    ring.restart();
     serve(&ring, complete_all);
     assert_eq!(ring.used(), SIZE);
 }
 
 #[test]
 fn a_ring_that_lies_outside_of_memory_is_left_alone() {
-    use vhost_user_backend::VringT as _;
-    let end = 2 * crate::test_ring::REGION_BYTES;
+    let end = 2 * crate::protocol::test_ring::REGION_BYTES;
     // The index of the available ring can be read, its elements cannot.
     let cases = [(end - 4, USED), (end, USED), (0, USED), (AVAILABLE, end)];
     for (available, used) in cases {
         let ring = TestRing::new();
         offer_all(&ring);
-        ring.vring.set_queue_info(0x1000, available, used).unwrap();
+        ring.place(available, used);
         if available < end {
             ring.write(available + 2, &1_u16.to_le_bytes());
         }
@@ -173,7 +174,7 @@ fn a_request_ends_in_the_memory_it_came_from() {
     let kept = view.pop().unwrap();
     drop(token.split());
     let old = ring.memory();
-    let region = usize::try_from(crate::test_ring::REGION_BYTES).unwrap();
+    let region = usize::try_from(crate::protocol::test_ring::REGION_BYTES).unwrap();
     let new = GuestMemory::from_ranges(&[(vm_memory::GuestAddress(0), region)]).unwrap();
     ring.handle.table().lock().unwrap().replace(new);
     view.complete(kept, 0);

@@ -1,3 +1,5 @@
+//! Channels of every kind that a front-end may offer, and of kinds it may not.
+
 use std::os::unix::net::UnixStream;
 use std::thread;
 

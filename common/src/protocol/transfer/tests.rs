@@ -1,3 +1,5 @@
+//! Transfers with front-ends that are slow, silent, gone, or out of order.
+
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;

@@ -112,6 +112,18 @@ impl TestRing {
         u16::from_le_bytes(self.read(USED + 2, 2).try_into().unwrap())
     }
 
+    /// Sets the ring up anew, with its parts at these addresses.
+    pub(crate) fn place(&self, available: u64, used: u64) {
+        self.vring
+            .set_queue_info(DESCRIPTORS, available, used)
+            .unwrap();
+    }
+
+    /// Starts the ring again.
+    pub(crate) fn restart(&self) {
+        self.vring.set_queue_ready(true);
+    }
+
     pub(crate) fn pop(&self) -> Popped {
         self.vring.pop(&self.memory(), Segments::default())
     }
