@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod daemon_runner;
 pub mod fs_daemon;
+pub mod fuse_client;
 pub mod guest;
 pub mod null_device;
 pub mod probe_device;

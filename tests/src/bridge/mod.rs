@@ -18,7 +18,6 @@
 
 mod mount;
 mod pump;
-mod reply_sizes;
 
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};

@@ -14,7 +14,8 @@ use vhost_device_fs::fuse::abi::{InHeader, Opcode, OutHeader, WriteIn};
 use vhost_device_fs::fuse::wire::Wire;
 
 use super::Traffic;
-use super::reply_sizes::reply_capacity;
+
+use crate::fuse_client::reply_capacity;
 use crate::guest::machine::Migrated;
 use crate::guest::memory::PAGE;
 use crate::guest::{Buffer, Machine, Manner, Memory, Table, Used};

@@ -11,7 +11,7 @@ const FIXED: usize = 512;
 const LINK: usize = 4096;
 
 /// Bytes that the reply to `request` can have, its header included; `None` if there is no reply.
-pub(super) fn reply_capacity(header: &InHeader, mut arguments: &[u8]) -> Option<usize> {
+pub fn reply_capacity(header: &InHeader, mut arguments: &[u8]) -> Option<usize> {
     let payload = match Opcode::from_number(header.opcode) {
         Some(Opcode::Forget | Opcode::BatchForget) => return None,
         Some(Opcode::Read | Opcode::ReadDir | Opcode::ReadDirPlus) => {

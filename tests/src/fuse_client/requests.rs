@@ -1,0 +1,438 @@
+//! One method for each request: its arguments, and its answer as the protocol has it.
+
+use anyhow::Context;
+use vhost_device_fs::fuse::abi::{
+    AccessIn, Attr, AttrOut, BatchForgetIn, CopyFileRangeIn, CopyFileRangeOut, CreateIn, DirEnt,
+    DirEntPlus, EntryOut, FallocateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, GETATTR_HANDLE,
+    GetAttrIn, GetXattrIn, GetXattrOut, InitIn, InitInExtension, InitOut, LinkIn, LseekIn,
+    LseekOut, MAJOR_VERSION, MINOR_VERSION, MkDirIn, MkNodIn, Opcode, OpenIn, OpenOut, ReadIn,
+    ReleaseIn, Rename2In, RenameIn, SetAttrIn, SetXattrIn, StatFsOut, WriteIn, WriteOut, init,
+};
+use vhost_device_fs::fuse::wire::Wire;
+
+use super::{Answer, Client, ROOT, encode};
+
+/// An entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Inode number.
+    pub ino: u64,
+    /// Where the entry after this one is.
+    pub offset: u64,
+    /// `DT_` constant.
+    pub kind: u32,
+    /// Name, in the host's bytes.
+    pub name: Vec<u8>,
+}
+
+impl Client {
+    /// INIT with the newest version; `flags` are those of [`init`], `INIT_EXT` is added.
+    pub fn init(&mut self, flags: u64) -> Answer<InitOut> {
+        let flags = flags | init::INIT_EXT;
+        let low = u32::try_from(flags & u64::from(u32::MAX)).unwrap_or_default();
+        let arguments = InitIn {
+            major: MAJOR_VERSION,
+            minor: MINOR_VERSION,
+            max_readahead: 1 << 17,
+            flags: low,
+        };
+        let extension = InitInExtension {
+            flags2: u32::try_from(flags >> 32).unwrap_or_default(),
+            unused: [0; 11],
+        };
+        let body = [encode(&arguments), encode(&extension)].concat();
+        self.ask(Opcode::Init, ROOT, &body)
+    }
+
+    /// LOOKUP; the caller now owes one FORGET.
+    pub fn lookup(&mut self, parent: u64, name: impl AsRef<[u8]>) -> Answer<EntryOut> {
+        self.ask(Opcode::Lookup, parent, &c_string(name))
+    }
+
+    /// LOOKUP of every component of `path`, from the root.
+    pub fn walk(&mut self, path: &str) -> Answer<EntryOut> {
+        let mut entry = EntryOut {
+            nodeid: ROOT,
+            ..EntryOut::default()
+        };
+        for name in path.split('/') {
+            entry = self.lookup(entry.nodeid, name)?;
+        }
+        Ok(entry)
+    }
+
+    /// FORGET, which has no answer; returns when the device has taken it.
+    pub fn forget(&mut self, nodeid: u64, lookups: u64) -> Answer<()> {
+        let body = encode(&ForgetIn { nlookup: lookups });
+        self.tell(Opcode::Forget, nodeid, &body)
+    }
+
+    /// `BATCH_FORGET` of pairs of nodeid and count.
+    pub fn batch_forget(&mut self, nodes: &[(u64, u64)]) -> Answer<()> {
+        let count = u32::try_from(nodes.len()).context("too many nodes")?;
+        let mut body = encode(&BatchForgetIn { count, padding: 0 });
+        for &(nodeid, nlookup) in nodes {
+            ForgetOne { nodeid, nlookup }.append(&mut body);
+        }
+        self.tell(Opcode::BatchForget, 0, &body)
+    }
+
+    /// GETATTR, by handle if there is one.
+    pub fn get_attr(&mut self, nodeid: u64, handle: Option<u64>) -> Answer<Attr> {
+        let flags = handle.map_or(0, |_| GETATTR_HANDLE);
+        let arguments = GetAttrIn {
+            flags,
+            padding: 0,
+            handle: handle.unwrap_or_default(),
+        };
+        let AttrOut { attr, .. } = self.ask(Opcode::GetAttr, nodeid, &encode(&arguments))?;
+        Ok(attr)
+    }
+
+    /// SETATTR of what `arguments.valid` says.
+    pub fn set_attr(&mut self, nodeid: u64, arguments: &SetAttrIn) -> Answer<Attr> {
+        let AttrOut { attr, .. } = self.ask(Opcode::SetAttr, nodeid, &encode(arguments))?;
+        Ok(attr)
+    }
+
+    /// READLINK.
+    pub fn read_link(&mut self, nodeid: u64) -> Answer<Vec<u8>> {
+        self.call(Opcode::ReadLink, nodeid, &[])
+    }
+
+    /// SYMLINK named `name` to `target`.
+    pub fn symlink(
+        &mut self,
+        parent: u64,
+        name: impl AsRef<[u8]>,
+        target: impl AsRef<[u8]>,
+    ) -> Answer<EntryOut> {
+        let body = [c_string(name), c_string(target)].concat();
+        self.ask(Opcode::Symlink, parent, &body)
+    }
+
+    /// MKNOD.
+    pub fn mk_nod(
+        &mut self,
+        parent: u64,
+        name: impl AsRef<[u8]>,
+        mode: u32,
+        rdev: u32,
+    ) -> Answer<EntryOut> {
+        let arguments = MkNodIn {
+            mode,
+            rdev,
+            umask: 0,
+            padding: 0,
+        };
+        self.ask(
+            Opcode::MkNod,
+            parent,
+            &[encode(&arguments), c_string(name)].concat(),
+        )
+    }
+
+    /// MKDIR.
+    pub fn mk_dir(&mut self, parent: u64, name: impl AsRef<[u8]>, mode: u32) -> Answer<EntryOut> {
+        let body = [encode(&MkDirIn { mode, umask: 0 }), c_string(name)].concat();
+        self.ask(Opcode::MkDir, parent, &body)
+    }
+
+    /// UNLINK.
+    pub fn unlink(&mut self, parent: u64, name: impl AsRef<[u8]>) -> Answer<()> {
+        self.tell(Opcode::Unlink, parent, &c_string(name))
+    }
+
+    /// RMDIR.
+    pub fn rm_dir(&mut self, parent: u64, name: impl AsRef<[u8]>) -> Answer<()> {
+        self.tell(Opcode::RmDir, parent, &c_string(name))
+    }
+
+    /// RENAME, or RENAME2 if there are flags.
+    pub fn rename(&mut self, from: (u64, &str), to: (u64, &str), flags: u32) -> Answer<()> {
+        let names = [c_string(from.1), c_string(to.1)].concat();
+        let (opcode, arguments) = if flags == 0 {
+            (Opcode::Rename, encode(&RenameIn { new_parent: to.0 }))
+        } else {
+            (
+                Opcode::Rename2,
+                encode(&Rename2In {
+                    new_parent: to.0,
+                    flags,
+                    padding: 0,
+                }),
+            )
+        };
+        self.tell(opcode, from.0, &[arguments, names].concat())
+    }
+
+    /// LINK of `nodeid` as `name` in `parent`.
+    pub fn link(&mut self, nodeid: u64, parent: u64, name: impl AsRef<[u8]>) -> Answer<EntryOut> {
+        let body = [encode(&LinkIn { old_nodeid: nodeid }), c_string(name)].concat();
+        self.ask(Opcode::Link, parent, &body)
+    }
+
+    /// OPEN with `O_` flags.
+    pub fn open(&mut self, nodeid: u64, flags: u32) -> Answer<OpenOut> {
+        self.ask(
+            Opcode::Open,
+            nodeid,
+            &encode(&OpenIn {
+                flags,
+                open_flags: 0,
+            }),
+        )
+    }
+
+    /// CREATE: an entry and an open file.
+    pub fn create(
+        &mut self,
+        parent: u64,
+        name: impl AsRef<[u8]>,
+        flags: u32,
+        mode: u32,
+    ) -> Answer<(EntryOut, OpenOut)> {
+        let arguments = CreateIn {
+            flags,
+            mode,
+            umask: 0,
+            open_flags: 0,
+        };
+        let body = [encode(&arguments), c_string(name)].concat();
+        let reply = self.call(Opcode::Create, parent, &body)?;
+        let mut rest = reply.as_slice();
+        let entry = EntryOut::take(&mut rest).context("CREATE without entry")?;
+        Ok((entry, whole(rest)?))
+    }
+
+    /// READ.
+    pub fn read(&mut self, nodeid: u64, handle: u64, offset: u64, size: u32) -> Answer<Vec<u8>> {
+        let arguments = ReadIn {
+            handle,
+            offset,
+            size,
+            ..ReadIn::default()
+        };
+        self.call(Opcode::Read, nodeid, &encode(&arguments))
+    }
+
+    /// WRITE; how many bytes were written.
+    pub fn write(&mut self, nodeid: u64, handle: u64, offset: u64, data: &[u8]) -> Answer<u32> {
+        let size = u32::try_from(data.len()).context("too much data")?;
+        let arguments = WriteIn {
+            handle,
+            offset,
+            size,
+            ..WriteIn::default()
+        };
+        let body = [&encode(&arguments), data].concat();
+        let WriteOut { size, .. } = self.ask(Opcode::Write, nodeid, &body)?;
+        Ok(size)
+    }
+
+    /// STATFS.
+    pub fn stat_fs(&mut self, nodeid: u64) -> Answer<StatFsOut> {
+        self.ask(Opcode::StatFs, nodeid, &[])
+    }
+
+    /// RELEASE of a file.
+    pub fn release(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
+        let arguments = ReleaseIn {
+            handle,
+            ..ReleaseIn::default()
+        };
+        self.tell(Opcode::Release, nodeid, &encode(&arguments))
+    }
+
+    /// FLUSH.
+    pub fn flush(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
+        let arguments = FlushIn {
+            handle,
+            ..FlushIn::default()
+        };
+        self.tell(Opcode::Flush, nodeid, &encode(&arguments))
+    }
+
+    /// FSYNC.
+    pub fn fsync(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
+        let arguments = FsyncIn {
+            handle,
+            fsync_flags: 0,
+            padding: 0,
+        };
+        self.tell(Opcode::Fsync, nodeid, &encode(&arguments))
+    }
+
+    /// SETXATTR.
+    pub fn set_xattr(&mut self, nodeid: u64, name: &str, value: &[u8]) -> Answer<()> {
+        let size = u32::try_from(value.len()).context("too long a value")?;
+        let arguments = encode(&SetXattrIn { size, flags: 0 });
+        let body = [&arguments, &c_string(name), value].concat();
+        self.tell(Opcode::SetXattr, nodeid, &body)
+    }
+
+    /// GETXATTR, asking for the size first, as programs do.
+    pub fn get_xattr(&mut self, nodeid: u64, name: &str) -> Answer<Vec<u8>> {
+        let body = |size| [encode(&GetXattrIn { size, padding: 0 }), c_string(name)].concat();
+        let GetXattrOut { size, .. } = self.ask(Opcode::GetXattr, nodeid, &body(0))?;
+        self.call(Opcode::GetXattr, nodeid, &body(size))
+    }
+
+    /// LISTXATTR, asking for the size first.
+    pub fn list_xattr(&mut self, nodeid: u64) -> Answer<Vec<u8>> {
+        let body = |size| encode(&GetXattrIn { size, padding: 0 });
+        let GetXattrOut { size, .. } = self.ask(Opcode::ListXattr, nodeid, &body(0))?;
+        self.call(Opcode::ListXattr, nodeid, &body(size))
+    }
+
+    /// REMOVEXATTR.
+    pub fn remove_xattr(&mut self, nodeid: u64, name: &str) -> Answer<()> {
+        self.tell(Opcode::RemoveXattr, nodeid, &c_string(name))
+    }
+
+    /// OPENDIR.
+    pub fn open_dir(&mut self, nodeid: u64) -> Answer<OpenOut> {
+        self.ask(
+            Opcode::OpenDir,
+            nodeid,
+            &encode(&OpenIn {
+                flags: 0,
+                open_flags: 0,
+            }),
+        )
+    }
+
+    /// One READDIR of at most `size` bytes.
+    pub fn read_dir(
+        &mut self,
+        nodeid: u64,
+        handle: u64,
+        offset: u64,
+        size: u32,
+    ) -> Answer<Vec<DirEntry>> {
+        let arguments = ReadIn {
+            handle,
+            offset,
+            size,
+            ..ReadIn::default()
+        };
+        let reply = self.call(Opcode::ReadDir, nodeid, &encode(&arguments))?;
+        let mut rest = reply.as_slice();
+        let mut entries = Vec::new();
+        while !rest.is_empty() {
+            let header = DirEnt::take(&mut rest).context("half an entry")?;
+            entries.push(entry(header, &mut rest)?);
+        }
+        Ok(entries)
+    }
+
+    /// One READDIRPLUS of at most `size` bytes; every entry with a nodeid is a lookup.
+    pub fn read_dir_plus(
+        &mut self,
+        nodeid: u64,
+        handle: u64,
+        offset: u64,
+        size: u32,
+    ) -> Answer<Vec<(EntryOut, DirEntry)>> {
+        let arguments = ReadIn {
+            handle,
+            offset,
+            size,
+            ..ReadIn::default()
+        };
+        let reply = self.call(Opcode::ReadDirPlus, nodeid, &encode(&arguments))?;
+        let mut rest = reply.as_slice();
+        let mut entries = Vec::new();
+        while !rest.is_empty() {
+            let plus = DirEntPlus::take(&mut rest).context("half an entry")?;
+            entries.push((plus.entry, entry(plus.entry_name, &mut rest)?));
+        }
+        Ok(entries)
+    }
+
+    /// RELEASEDIR.
+    pub fn release_dir(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
+        let arguments = ReleaseIn {
+            handle,
+            ..ReleaseIn::default()
+        };
+        self.tell(Opcode::ReleaseDir, nodeid, &encode(&arguments))
+    }
+
+    /// ACCESS.
+    pub fn access(&mut self, nodeid: u64, mask: u32) -> Answer<()> {
+        self.tell(
+            Opcode::Access,
+            nodeid,
+            &encode(&AccessIn { mask, padding: 0 }),
+        )
+    }
+
+    /// FALLOCATE.
+    pub fn fallocate(&mut self, nodeid: u64, arguments: &FallocateIn) -> Answer<()> {
+        self.tell(Opcode::Fallocate, nodeid, &encode(arguments))
+    }
+
+    /// LSEEK.
+    pub fn lseek(&mut self, nodeid: u64, arguments: &LseekIn) -> Answer<u64> {
+        let LseekOut { offset } = self.ask(Opcode::Lseek, nodeid, &encode(arguments))?;
+        Ok(offset)
+    }
+
+    /// `COPY_FILE_RANGE` from `nodeid`; how many bytes were copied.
+    pub fn copy_file_range(&mut self, nodeid: u64, arguments: &CopyFileRangeIn) -> Answer<u64> {
+        let CopyFileRangeOut { bytes_copied } =
+            self.ask(Opcode::CopyFileRange, nodeid, &encode(arguments))?;
+        Ok(bytes_copied)
+    }
+
+    /// A request whose answer is one structure.
+    fn ask<T: Wire>(&mut self, opcode: Opcode, nodeid: u64, body: &[u8]) -> Answer<T> {
+        Ok(whole(&self.call(opcode, nodeid, body)?).with_context(|| format!("{opcode:?}"))?)
+    }
+
+    /// A request whose answer carries nothing, or that has none.
+    fn tell(&mut self, opcode: Opcode, nodeid: u64, body: &[u8]) -> Answer<()> {
+        let ticket = self.send(opcode, nodeid, body)?;
+        let answered = if matches!(opcode, Opcode::Forget | Opcode::BatchForget) {
+            self.wait_raw(ticket)?
+        } else {
+            self.wait(ticket)?
+        };
+        if answered.is_empty() {
+            return Ok(());
+        }
+        Err(anyhow::anyhow!(
+            "{opcode:?} was answered with {} bytes too many",
+            answered.len()
+        )
+        .into())
+    }
+}
+
+/// A structure that is all there is.
+fn whole<T: Wire>(mut bytes: &[u8]) -> anyhow::Result<T> {
+    let size = bytes.len();
+    T::take(&mut bytes)
+        .filter(|_| bytes.is_empty())
+        .with_context(|| format!("a reply of {size} bytes instead of {}", T::SIZE))
+}
+
+/// The name behind `header`, and its padding.
+fn entry(header: DirEnt, rest: &mut &[u8]) -> anyhow::Result<DirEntry> {
+    let length = header.namelen as usize;
+    let padded = length.next_multiple_of(8);
+    let (name, after) = rest.split_at_checked(padded).context("a name cut short")?;
+    *rest = after;
+    let name = name.get(..length).unwrap_or_default().to_vec();
+    Ok(DirEntry {
+        ino: header.ino,
+        offset: header.offset,
+        kind: header.kind,
+        name,
+    })
+}
+
+fn c_string(name: impl AsRef<[u8]>) -> Vec<u8> {
+    [name.as_ref(), b"\0"].concat()
+}
