@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 0 | the front-end left, or SIGTERM or SIGINT came |
 //! | 1 | something failed at run time |
-//! | 2 | the command line is wrong (also what clap uses) |
+//! | 2 | the command line is wrong, or asks for what is not there (also what clap uses) |
 
 use std::fs::Permissions;
 use std::io::{self, Write as _};
@@ -121,12 +121,20 @@ pub enum DaemonError {
     /// The device's own set-up failed.
     #[error("the device cannot be set up as configured")]
     Device(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The command line asks for something that the device does not do.
+    #[error("the command line cannot be served")]
+    Usage(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl DaemonError {
     /// The device's own set-up failed.
     pub fn device(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Device(error.into())
+    }
+
+    /// The command line asks for something that the device does not do.
+    pub fn usage(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Usage(error.into())
     }
 
     fn host(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
@@ -154,7 +162,7 @@ pub fn main<A: Parser>(
             log::error!("{}", report::chain(&error));
             if matches!(
                 error,
-                DaemonError::NoSocket | DaemonError::PathTooLong { .. }
+                DaemonError::NoSocket | DaemonError::PathTooLong { .. } | DaemonError::Usage(_)
             ) {
                 ExitCode::from(2)
             } else {

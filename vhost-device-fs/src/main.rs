@@ -20,13 +20,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &FsArgs) -> Result<(), DaemonError> {
+    let config = Config::try_from(args).map_err(DaemonError::usage)?;
     let descriptors_max =
         raise_descriptor_limit(args.rlimit_nofile).map_err(DaemonError::device)?;
-    let config = Config::try_from(args).map_err(DaemonError::device)?;
-    let device = FsDevice::new(Config {
+    let config = Config {
         descriptors_max,
         ..config
-    })
-    .map_err(DaemonError::device)?;
+    };
+    let device = FsDevice::new(config).map_err(DaemonError::device)?;
     common::daemon::run(&args.daemon, device)
 }
