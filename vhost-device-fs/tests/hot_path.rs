@@ -1,0 +1,168 @@
+//! Does serving a request allocate? Not for GETATTR, READ and WRITE, of which a busy guest sends a hundred
+//! thousand a second.
+
+#![expect(
+    unsafe_code,
+    reason = "counting allocations takes an allocator of our own"
+)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "in the helpers of a test, as in the test itself"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use common::request::Request;
+use tempfile::TempDir;
+use vhost_device_fs::config::Config;
+use vhost_device_fs::fuse::abi::{
+    CreateIn, EntryOut, GETATTR_HANDLE, GetAttrIn, InHeader, InitIn, Opcode, OpenOut, OutHeader,
+    ReadIn, WriteIn,
+};
+use vhost_device_fs::fuse::wire::Wire;
+use vhost_device_fs::fuse::{Buffers, Server};
+use vhost_device_fs::operations::ROOT_NODEID;
+use vhost_device_fs::passthrough::FileSystem;
+
+const ROOM: &[usize] = &[OutHeader::SIZE, 8192];
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, with a count for each thread.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; the count is a plain cell that allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+fn bytes(structure: &impl Wire) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    structure.append(&mut bytes);
+    bytes
+}
+
+fn request(opcode: Opcode, nodeid: u64, body: &[u8]) -> Request {
+    let header = InHeader {
+        len: u32::try_from(InHeader::SIZE + body.len()).unwrap(),
+        opcode: opcode.number(),
+        unique: 1,
+        nodeid,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        ..InHeader::default()
+    };
+    Request::in_memory(&[&bytes(&header), body], ROOM)
+}
+
+/// Serves it, and returns the reply behind its header.
+fn serve(server: Server<'_>, buffers: &mut Buffers, request: &Request) -> Vec<u8> {
+    let written = server.serve(request, buffers, &mut || {});
+    let reply = request.written(usize::try_from(written).unwrap());
+    let mut rest = reply.as_slice();
+    assert_eq!(OutHeader::take(&mut rest).unwrap().error, 0);
+    rest.to_vec()
+}
+
+#[test]
+fn requests_of_the_hot_path_allocate_nothing() {
+    let directory = TempDir::new().unwrap();
+    let config = Config::new(directory.path());
+    let file_system = FileSystem::new(&config).unwrap();
+    let server = Server {
+        config: &config,
+        file_system: &file_system,
+    };
+    let mut buffers = Buffers::default();
+    let init = InitIn {
+        major: 7,
+        minor: 45,
+        ..InitIn::default()
+    };
+    serve(
+        server,
+        &mut buffers,
+        &request(Opcode::Init, 0, &bytes(&init)),
+    );
+    let create = CreateIn {
+        flags: libc::O_RDWR.cast_unsigned(),
+        mode: libc::S_IFREG | 0o600,
+        ..CreateIn::default()
+    };
+    let body = [&bytes(&create), &b"file\0"[..]].concat();
+    let created = serve(
+        server,
+        &mut buffers,
+        &request(Opcode::Create, ROOT_NODEID, &body),
+    );
+    let (entry, open) = <(EntryOut, OpenOut)>::take(&mut created.as_slice()).unwrap();
+
+    let read = bytes(&ReadIn {
+        handle: open.handle,
+        size: 4096,
+        ..ReadIn::default()
+    });
+    let write = bytes(&WriteIn {
+        handle: open.handle,
+        size: 4096,
+        ..WriteIn::default()
+    });
+    let with_handle = bytes(&GetAttrIn {
+        flags: GETATTR_HANDLE,
+        handle: open.handle,
+        ..GetAttrIn::default()
+    });
+    let requests = [
+        (
+            "WRITE",
+            request(
+                Opcode::Write,
+                entry.nodeid,
+                &[&write, &[7; 4096][..]].concat(),
+            ),
+        ),
+        ("READ", request(Opcode::Read, entry.nodeid, &read)),
+        (
+            "GETATTR",
+            request(Opcode::GetAttr, entry.nodeid, &bytes(&GetAttrIn::default())),
+        ),
+        (
+            "GETATTR of a handle",
+            request(Opcode::GetAttr, entry.nodeid, &with_handle),
+        ),
+    ];
+    for (name, request) in &requests {
+        serve(server, &mut buffers, request);
+        let before = ALLOCATIONS.get();
+        for _ in 0..100 {
+            assert!(server.serve(request, &mut buffers, &mut || {}) >= 16);
+        }
+        let allocations = ALLOCATIONS.get() - before;
+        assert_eq!(allocations, 0, "allocations in 100 {name}");
+    }
+}
