@@ -51,10 +51,6 @@ impl<D: Device> Adapter<D> {
         }
     }
 
-    pub(crate) fn exit_events(&self) -> &ExitEvents {
-        &self.exit_events
-    }
-
     /// The connection is gone: nobody waits for a transfer or a preparation any more.
     pub(crate) fn disconnect(&self) {
         self.transfers.cancel();

@@ -4,6 +4,7 @@
 //! relay makes sure that every earlier message was handled before it calls. Knows no message; knows no state stream.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,16 @@ use crate::memory::GuestMemoryHandle;
 
 /// Time between two log lines about a drain that must end but does not.
 const REMINDER: Duration = Duration::from_secs(5);
+/// How soon such a drain notices that nobody waits for it any more.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// The lifecycle of one device, and the means to change it.
 pub(crate) struct Control<D> {
     pub(super) device: Arc<D>,
     pub(super) guest: Guest,
     suspend_limit: Duration,
+    /// The front-end has gone: what it was to be told when it is done is not waited for any longer.
+    abandoned: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -60,6 +65,7 @@ impl<D: Device> Control<D> {
                 wakers: Arc::default(),
             },
             suspend_limit,
+            abandoned: AtomicBool::new(false),
             state: Mutex::new(State {
                 lifecycle: Lifecycle::Stopped,
                 started: 0,
@@ -118,15 +124,14 @@ impl<D: Device> Control<D> {
     /// the front-end takes the ring to be ours no longer when it sees the reply.
     pub(super) fn ring_stopped(&self, ring: usize) {
         let mut state = self.lock();
-        self.drain_patiently(Lane::Ring(ring));
-        if state.started & bit(ring) == 0 {
+        if !self.drain_patiently(Lane::Ring(ring)) || state.started & bit(ring) == 0 {
+            return;
+        }
+        if state.started == bit(ring) && state.lifecycle.is_started() && !self.silence() {
             return;
         }
         state.started &= !bit(ring);
         if state.started == 0 {
-            if state.lifecycle.is_started() {
-                self.silence();
-            }
             state.lifecycle = state.lifecycle.next(Event::LastRingStopped);
         }
     }
@@ -134,7 +139,9 @@ impl<D: Device> Control<D> {
     /// `RESET_DEVICE`.
     pub(super) fn reset(&self) {
         let mut state = self.lock();
-        self.silence();
+        if !self.silence() {
+            return;
+        }
         self.device.reset();
         // The stock handler has just disabled all rings; the device is new, hence suspended.
         state.lifecycle = Lifecycle::Stopped;
@@ -142,6 +149,16 @@ impl<D: Device> Control<D> {
             rings: state.started != 0,
         };
         self.advance(&mut state, event);
+    }
+
+    /// A front-end has come.
+    pub(crate) fn connect(&self) {
+        self.abandoned.store(false, Ordering::Relaxed);
+    }
+
+    /// The front-end has gone, though its last message may still be worked on.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// The connection is gone: nothing is started any more, and guest memory is given back.
@@ -209,21 +226,32 @@ impl<D: Device> Control<D> {
         Ok(())
     }
 
-    /// Closes everything, waits for it, and tells the device, where no refusal can be reported.
-    fn silence(&self) {
+    /// Closes everything, waits for it, and tells the device, where no refusal can be reported. False if the front-end
+    /// left meanwhile; then `disconnect` does what is left to do.
+    fn silence(&self) -> bool {
         self.close_all();
-        for lane in self.gate().lanes() {
-            self.drain_patiently(lane);
+        if !self.gate().lanes().all(|lane| self.drain_patiently(lane)) {
+            return false;
         }
         if let Err(error) = self.device.suspend() {
             log::error!("the rings are stopped, but {error}");
         }
+        true
     }
 
-    fn drain_patiently(&self, lane: Lane) {
-        while !self.gate().drain(lane, Some(REMINDER)) {
-            log::warn!("{lane}: still waiting for requests in flight");
+    /// Waits as long as it takes, or until the front-end is gone. Returns whether the lane is idle.
+    fn drain_patiently(&self, lane: Lane) -> bool {
+        let mut reminded = Instant::now();
+        while !self.gate().drain(lane, Some(GLANCE)) {
+            if self.abandoned.load(Ordering::Relaxed) {
+                return false;
+            }
+            if reminded.elapsed() >= REMINDER {
+                reminded = Instant::now();
+                log::warn!("{lane}: still waiting for requests in flight");
+            }
         }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

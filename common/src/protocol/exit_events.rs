@@ -24,15 +24,13 @@ impl ExitEvents {
             .unwrap_or_else(PoisonError::into_inner)
             .push(consumer.as_raw_fd());
     }
+}
 
-    /// Closes them. To be called after the daemon that used them was dropped.
-    pub(crate) fn close(&self) {
-        for descriptor in self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
+impl Drop for ExitEvents {
+    /// Each worker holds on to the adapter that these belong to, so by now they have ended.
+    fn drop(&mut self) {
+        let descriptors = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for descriptor in descriptors.drain(..) {
             // SAFETY: `VringEpollHandler::new` took the descriptor out of its `EventConsumer` by `into_raw_fd` and only
             // added it to an epoll set; the workers have ended, so the number is ours alone.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });

@@ -56,6 +56,8 @@ pub(crate) enum SessionError {
     Daemon(String),
     #[error("host: a worker cannot be given its wake-up event")]
     Waker(#[source] io::Error),
+    #[error("host: no thread for requests that outlive the connection")]
+    Farewell(#[source] io::Error),
     #[error(transparent)]
     Relay(#[from] RelayError),
 }
@@ -99,9 +101,7 @@ impl<D: Device> Host<D> {
     ) -> Result<End, SessionError> {
         let transfers = Transfers::new(Arc::clone(&self.device), self.options.transfer);
         let adapter = Arc::new(Adapter::new(Arc::clone(&self.control), transfers));
-        let result = self.run(&adapter, front_end, stop);
-        adapter.exit_events().close();
-        result
+        self.run(&adapter, front_end, stop)
     }
 
     fn run(
@@ -124,14 +124,16 @@ impl<D: Device> Host<D> {
         daemon
             .start(&mut listener)
             .map_err(|error| SessionError::Daemon(error.to_string()))?;
+        self.control.connect();
         let end = Relay::new(front_end, &back_end, &*self.control).run(stop);
 
-        // The stock thread may be waiting for a transfer or for a ring; end the first, and let the second end.
+        // The stock thread may be waiting for a ring or for a transfer; nobody else does any more.
+        self.control.abandon();
         adapter.disconnect();
         let stock = daemon.wait();
-        self.control.disconnect(FAREWELL);
+        let drained = self.control.disconnect(FAREWELL);
         self.control.set_wakers(Vec::new());
-        drop(daemon);
+        bury(daemon, drained)?;
         if let (Ok(End::Refused), Err(error)) = (&end, stock) {
             log::error!("connection closed: {error}");
         }
@@ -161,6 +163,23 @@ impl<D: Device> Host<D> {
         self.control.set_wakers(wakers);
         Ok(())
     }
+}
+
+/// Ends the workers. One that is not `idle` would be waited for, perhaps for ever, and the end of this connection with it:
+/// that is left to a thread.
+fn bury<D: Device>(
+    daemon: VhostUserDaemon<Arc<Adapter<D>>>,
+    idle: bool,
+) -> Result<(), SessionError> {
+    if idle {
+        drop(daemon);
+        return Ok(());
+    }
+    std::thread::Builder::new()
+        .name("farewell".into())
+        .spawn(move || drop(daemon))
+        .map(drop)
+        .map_err(SessionError::Farewell)
 }
 
 /// A listener on which our own connection is already waiting, and that connection.
