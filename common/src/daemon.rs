@@ -14,7 +14,7 @@
 use std::fs::Permissions;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -233,7 +233,10 @@ impl<D: Device> Server<D> {
 fn is_of_the_connection(error: &SessionError) -> bool {
     match error {
         SessionError::Relay(_) => true,
-        SessionError::Link(_) | SessionError::Daemon(_) | SessionError::Waker(_) => false,
+        SessionError::Link(_)
+        | SessionError::Daemon(_)
+        | SessionError::Waker(_)
+        | SessionError::Farewell(_) => false,
     }
 }
 
@@ -280,11 +283,18 @@ enum Entrance {
 impl Entrance {
     fn open(args: &DaemonArgs) -> Result<Self, DaemonError> {
         if let Some(path) = &args.socket_path {
-            let listener = listen_at(path, args.socket_group.as_deref())?;
-            return Ok(Self::Listening {
-                listener,
+            let entrance = Self::Listening {
+                listener: listen_at(path)?,
                 path: Some(path.clone()),
-            });
+            };
+            // From here on the socket is removed if something fails.
+            if let Some(group) = &args.socket_group {
+                give_to_group(path, group).map_err(|source| DaemonError::Group {
+                    group: group.clone(),
+                    source,
+                })?;
+            }
+            return Ok(entrance);
         }
         let fd = match args.fd {
             Some(fd) => fd,
@@ -354,7 +364,7 @@ impl Drop for Entrance {
 }
 
 /// A new socket at `path`; a stale one, that nobody listens on, is replaced.
-fn listen_at(path: &Path, group: Option<&str>) -> Result<UnixListener, DaemonError> {
+fn listen_at(path: &Path) -> Result<UnixListener, DaemonError> {
     let len = path.as_os_str().len();
     if len > 107 {
         return Err(DaemonError::PathTooLong {
@@ -366,29 +376,28 @@ fn listen_at(path: &Path, group: Option<&str>) -> Result<UnixListener, DaemonErr
         path: path.to_owned(),
         source,
     };
-    if UnixStream::connect(path).is_ok() {
-        return Err(refused(io::Error::from(io::ErrorKind::AddrInUse)));
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if is_socket(&metadata) => std::fs::remove_file(path).map_err(refused)?,
-        _ => {}
-    }
+    remove_stale(path).map_err(refused)?;
     // Created so that nobody else can connect before the permissions are set.
     let previous = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(path);
     rustix::process::umask(previous);
-    let listener = bound.map_err(refused)?;
-    if let Some(group) = group {
-        give_to_group(path, group).map_err(|source| DaemonError::Group {
-            group: group.to_owned(),
-            source,
-        })?;
-    }
-    Ok(listener)
+    bound.map_err(refused)
 }
 
-fn is_socket(metadata: &std::fs::Metadata) -> bool {
-    std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
+/// Removes a socket that nobody has any more. One that does not take our connection for any other reason (not ours to
+/// connect to, not of our type) is somebody's.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                std::fs::remove_file(path)?;
+            }
+            Ok(())
+        }
+        // Nothing there, or something that binding will complain about.
+        Err(_) => Ok(()),
+    }
 }
 
 fn give_to_group(path: &Path, group: &str) -> io::Result<()> {
