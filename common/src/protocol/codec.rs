@@ -66,6 +66,23 @@ pub enum CodecError {
     },
 }
 
+impl CodecError {
+    /// Whether all that happened is that the peer closed the connection, however rudely.
+    pub fn peer_is_gone(&self) -> bool {
+        match self {
+            Self::Receive(source) | Self::Send { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ),
+            Self::TimedOut
+            | Self::EndInsideMessage { .. }
+            | Self::TooManyFiles
+            | Self::TooLarge { .. }
+            | Self::Version { .. } => false,
+        }
+    }
+}
+
 /// One vhost-user message. Its files are closed with it.
 #[derive(Debug)]
 pub struct Message {

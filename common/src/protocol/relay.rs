@@ -84,7 +84,13 @@ impl<'a> Relay<'a> {
         for side in [self.front_end, self.back_end] {
             let _closed_already = side.shutdown(Shutdown::Both);
         }
-        result
+        match result {
+            // It closed with a reply unread, or before one was sent.
+            Err(RelayError::FrontEnd(error)) if error.peer_is_gone() => Ok(End::FrontEndLeft),
+            // Likewise the stock daemon, over a message that was not the last.
+            Err(RelayError::BackEnd(error)) if error.peer_is_gone() => Ok(End::Refused),
+            result => result,
+        }
     }
 
     fn forward_all(&mut self, stop: BorrowedFd<'_>) -> Result<End, RelayError> {
@@ -221,3 +227,6 @@ enum Side {
     BackEnd,
     FrontEnd,
 }
+
+#[cfg(test)]
+mod tests;

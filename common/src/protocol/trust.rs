@@ -78,3 +78,6 @@ fn length(file: &OwnedFd) -> std::io::Result<Option<u64>> {
     let regular = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
     Ok(regular.then(|| u64::try_from(status.st_size).unwrap_or(0)))
 }
+
+#[cfg(test)]
+mod tests;
