@@ -10,8 +10,7 @@ use clap::{ArgAction, Args, Parser};
 use common::args::{DaemonArgs, Level};
 
 use crate::config::{
-    Cache, Config, InodeFileHandles, MigrationMode, MigrationOnError, REQUEST_RINGS_MAX,
-    SecurityLabel, TAG_BYTES_MAX,
+    Cache, Config, MigrationOnError, REQUEST_RINGS_MAX, SecurityLabel, TAG_BYTES_MAX,
 };
 
 /// A command line that cannot be served.
@@ -112,16 +111,6 @@ pub struct ShareArgs {
     #[arg(long)]
     pub no_announce_submounts: bool,
 
-    /// Remembers inodes by file handle; needs `CAP_DAC_READ_SEARCH`
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        require_equals = true,
-        default_value_t
-    )]
-    pub inode_file_handles: InodeFileHandles,
-
     /// Passes `O_NOATIME` on to the host's files
     #[arg(long)]
     pub preserve_noatime: bool,
@@ -138,12 +127,6 @@ pub struct ShareArgs {
 /// How the device moves to another host.
 #[derive(Debug, Args)]
 pub struct MigrationArgs {
-    /// How the destination finds the files again. The source always sends paths and file handles. `find-paths`
-    /// takes the paths. `file-handles` takes the handles first, and is for a source that is trusted, since a
-    /// forged handle reaches files outside of the directory
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub migration_mode: MigrationMode,
-
     /// What to do about a file that the destination does not find: let the migration fail, or let the guest see an
     /// error on that file
     #[arg(long, value_enum, value_name = "ACTION", default_value_t)]
@@ -152,6 +135,11 @@ pub struct MigrationArgs {
     /// Most bytes of files that are deleted but still open, which move inside the state, in total
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub migration_orphan_bytes_max: u64,
+
+    /// No effect: the destination always finds files by the names that the guest knows them by, as with
+    /// `find-paths`. A file handle of another daemon is never opened, because a forged one reaches any file
+    #[arg(long, value_name = "MODE", value_parser = ["find-paths", "file-handles"])]
+    pub migration_mode: Option<String>,
 
     /// No effect: files are always verified at the destination
     #[arg(long)]
@@ -168,6 +156,10 @@ pub struct CompatibilityArgs {
     /// No effect: every ring has a thread of its own
     #[arg(long, value_name = "NUMBER")]
     pub thread_pool_size: Option<usize>,
+
+    /// Only `never` and `prefer`, without effect: files are found by name, and few descriptors are kept open
+    #[arg(long, value_name = "WHEN", require_equals = true)]
+    pub inode_file_handles: Option<String>,
 
     /// Only `none`: there is no sandbox yet; names and paths are checked without one
     #[arg(long, value_name = "MODE")]
@@ -217,6 +209,7 @@ impl CompatibilityArgs {
     fn check(&self) -> Result<(), ArgsError> {
         let Self {
             thread_pool_size: _,
+            inode_file_handles,
             sandbox,
             seccomp,
             posix_acl,
@@ -231,6 +224,14 @@ impl CompatibilityArgs {
             foreground: _,
             debug: _,
         } = self;
+        let handles = inode_file_handles.as_ref();
+        let handles = handles.filter(|when| !["prefer", "fallback"].contains(&when.as_str()));
+        only(
+            handles,
+            "never",
+            "--inode-file-handles",
+            "use prefer or never",
+        )?;
         only(sandbox.as_ref(), "none", "--sandbox", FROM_OUTSIDE)?;
         only(seccomp.as_ref(), "none", "--seccomp", FROM_OUTSIDE)?;
         only(
@@ -317,8 +318,6 @@ impl TryFrom<&FsArgs> for Config {
             announce_submounts: !share.no_announce_submounts,
             preserve_noatime: share.preserve_noatime,
             killpriv_v2: share.killpriv_v2,
-            inode_file_handles: share.inode_file_handles,
-            migration_mode: args.migration.migration_mode,
             migration_on_error: args.migration.migration_on_error,
             orphan_bytes_max: args.migration.migration_orphan_bytes_max,
             ..defaults
@@ -364,8 +363,6 @@ mod tests {
             "--no-announce-submounts",
             "--preserve-noatime",
             "--killpriv-v2",
-            "--inode-file-handles=fallback",
-            "--migration-mode=file-handles",
             "--migration-on-error=guest-error",
             "--migration-orphan-bytes-max=4096",
         ];
@@ -384,8 +381,6 @@ mod tests {
             announce_submounts: false,
             preserve_noatime: true,
             killpriv_v2: true,
-            inode_file_handles: InodeFileHandles::Prefer,
-            migration_mode: MigrationMode::FileHandles,
             migration_on_error: MigrationOnError::GuestError,
             orphan_bytes_max: 4096,
             ..Config::new("")
@@ -421,6 +416,8 @@ mod tests {
         assert!(config(&kubevirt).is_ok());
         let others = [
             "--thread-pool-size=4",
+            "--inode-file-handles=prefer",
+            "--migration-mode=file-handles",
             "--seccomp=none",
             "--posix-acl=never",
             "-f",
@@ -433,6 +430,10 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_by_name() {
         let refused = [
+            (
+                "--inode-file-handles=mandatory",
+                "--inode-file-handles=mandatory",
+            ),
             ("--sandbox=namespace", "--sandbox=namespace"),
             ("--seccomp=kill", "--seccomp=kill"),
             ("--posix-acl", "--posix-acl=always"),

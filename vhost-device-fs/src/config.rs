@@ -35,19 +35,6 @@ impl Cache {
     }
 }
 
-/// Whether inodes are remembered by file handles (`name_to_handle_at`), which needs `CAP_DAC_READ_SEARCH`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum InodeFileHandles {
-    /// By path only.
-    Never,
-    /// By handle where the file system and our privileges allow it, else by path.
-    #[default]
-    #[value(alias = "fallback")]
-    Prefer,
-    /// By handle; starting fails where that is impossible.
-    Mandatory,
-}
-
 /// What becomes of a migration when an inode or handle cannot be carried over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MigrationOnError {
@@ -56,17 +43,6 @@ pub enum MigrationOnError {
     Abort,
     /// The migration goes on, and the guest sees an error on that inode or handle.
     GuestError,
-}
-
-/// How this back-end finds the inodes of a state that it loads. A state always carries both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum MigrationMode {
-    /// By the paths under which the guest knew them. Handles of the state are not used: a forged one would reach
-    /// any file of the file system, below the share or not.
-    #[default]
-    FindPaths,
-    /// By file handle, and by path where that fails: for a source that is trusted, on the same file system.
-    FileHandles,
 }
 
 /// Whether the guest sends the label of what it creates (`FUSE_SECURITY_CTX`).
@@ -116,12 +92,8 @@ pub struct Config {
     pub preserve_noatime: bool,
     /// Set-user-id and set-group-id bits are removed by us, not by the guest.
     pub killpriv_v2: bool,
-    /// How inodes are remembered.
-    pub inode_file_handles: InodeFileHandles,
     /// Greatest number of the host's descriptors that the device keeps open.
     pub descriptors_max: u32,
-    /// How the inodes of a loaded state are found.
-    pub migration_mode: MigrationMode,
     /// What becomes of a migration when something cannot be carried over.
     pub migration_on_error: MigrationOnError,
     /// Greatest number of bytes of unlinked but open files that travel with the state, in total.
@@ -146,9 +118,7 @@ impl Config {
             announce_submounts: true,
             preserve_noatime: false,
             killpriv_v2: false,
-            inode_file_handles: InodeFileHandles::default(),
             descriptors_max: 1 << 16,
-            migration_mode: MigrationMode::default(),
             migration_on_error: MigrationOnError::default(),
             orphan_bytes_max: 64 << 20,
         }
