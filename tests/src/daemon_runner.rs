@@ -129,9 +129,19 @@ impl Daemon {
     }
 }
 
-/// The binary `program` of this workspace, from the same build as this test. Under cargo it is brought up
-/// to date first: a test of one package does not build the binaries of another.
+/// The daemon `program` of this workspace, from the same build as this test.
 pub fn built(program: &str) -> Result<PathBuf> {
+    build(program, "--bin", program)
+}
+
+/// The example `name` of `package`, from the same build as this test.
+pub fn example(package: &str, name: &str) -> Result<PathBuf> {
+    build(package, "--example", name)
+}
+
+/// Under cargo the program is brought up to date first: a test of one package does not build the programs
+/// of another.
+fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     // target/PROFILE/deps/TEST for tests, target/PROFILE/PROGRAM for programs.
     let folder = test
@@ -139,7 +149,10 @@ pub fn built(program: &str) -> Result<PathBuf> {
         .skip(1)
         .find(|folder| !folder.ends_with("deps"))
         .context("a test without a folder")?;
-    let path = folder.join(program);
+    let path = match kind {
+        "--example" => folder.join("examples").join(name),
+        _ => folder.join(name),
+    };
     if let Some(cargo) = std::env::var_os("CARGO") {
         let profile = match folder.file_name().and_then(|name| name.to_str()) {
             Some("debug") | None => "dev",
@@ -149,7 +162,7 @@ pub fn built(program: &str) -> Result<PathBuf> {
             .parent()
             .context("a profile without a target folder")?;
         let output = Command::new(cargo)
-            .args(["build", "--quiet", "--package", program, "--bin", program])
+            .args(["build", "--quiet", "--package", package, kind, name])
             .args(["--profile", profile, "--target-dir"])
             .arg(target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -157,7 +170,7 @@ pub fn built(program: &str) -> Result<PathBuf> {
             .context("running cargo")?;
         ensure!(
             output.status.success(),
-            "building {program}: {}",
+            "building {name}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
@@ -167,4 +180,35 @@ pub fn built(program: &str) -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_ready_and_ends_when_asked() {
+        let share = tempfile::tempdir().unwrap();
+        let share = share.path().to_str().unwrap();
+        let mut daemon = Daemon::start("vhost-device-fs", ["--shared-dir", share]).unwrap();
+        daemon.connect().unwrap().features().unwrap();
+        // One guest per process: it ends when the front-end has gone.
+        assert!(daemon.wait().unwrap().success());
+
+        let mut daemon = Daemon::start("vhost-device-fs", ["--shared-dir", share]).unwrap();
+        assert_eq!(daemon.status().unwrap(), None);
+        daemon.terminate().unwrap();
+        assert!(daemon.wait().unwrap().success());
+        assert!(daemon.log().unwrap().contains(READY));
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_start_is_an_error_with_its_reason() {
+        let error = Daemon::start("vhost-device-fs", ["--no-such-option"]).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("--no-such-option") && error.contains("ended at once"),
+            "{error}"
+        );
+    }
 }
