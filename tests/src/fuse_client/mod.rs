@@ -4,8 +4,9 @@
 //! can ask the question, the [bridge](crate::bridge) is the better client. Layouts are the server's own,
 //! [`vhost_device_fs::fuse::abi`]. Knows no files: what a reply means is the test's to judge.
 
+mod entries;
+mod files;
 mod reply_sizes;
-mod requests;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use vhost_device_fs::fuse::wire::Wire;
 use crate::guest::memory::PAGE;
 use crate::guest::{Buffer, Machine, Memory, Table, Used};
 
+pub use files::DirEntry;
 pub use reply_sizes::reply_capacity;
-pub use requests::DirEntry;
 
 /// The root of the share.
 pub const ROOT: u64 = 1;
@@ -256,6 +257,29 @@ impl Client {
         Ok(bytes)
     }
 
+    /// A request whose answer is one structure.
+    fn ask<T: Wire>(&mut self, opcode: Opcode, nodeid: u64, body: &[u8]) -> Answer<T> {
+        Ok(whole(&self.call(opcode, nodeid, body)?).with_context(|| format!("{opcode:?}"))?)
+    }
+
+    /// A request whose answer carries nothing, or that has none.
+    fn tell(&mut self, opcode: Opcode, nodeid: u64, body: &[u8]) -> Answer<()> {
+        let ticket = self.send(opcode, nodeid, body)?;
+        let answered = if matches!(opcode, Opcode::Forget | Opcode::BatchForget) {
+            self.wait_raw(ticket)?
+        } else {
+            self.wait(ticket)?
+        };
+        if answered.is_empty() {
+            return Ok(());
+        }
+        Err(anyhow::anyhow!(
+            "{opcode:?} was answered with {} bytes too many",
+            answered.len()
+        )
+        .into())
+    }
+
     fn next_unique(&mut self) -> u64 {
         self.unique += 2; // odd ones are the kernel's INTERRUPTs
         self.unique
@@ -267,4 +291,16 @@ pub fn encode(value: &impl Wire) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     value.append(&mut bytes);
     bytes
+}
+
+/// A structure that is all there is.
+fn whole<T: Wire>(mut bytes: &[u8]) -> anyhow::Result<T> {
+    let size = bytes.len();
+    T::take(&mut bytes)
+        .filter(|_| bytes.is_empty())
+        .with_context(|| format!("a reply of {size} bytes instead of {}", T::SIZE))
+}
+
+fn c_string(name: impl AsRef<[u8]>) -> Vec<u8> {
+    [name.as_ref(), b"\0"].concat()
 }

@@ -57,7 +57,7 @@ pub enum Table {
 /// A chain that the device has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// What [`Ring::add`] returned.
+    /// What [`Ring::add`](super::Ring::add) returned.
     pub head: u16,
     /// How many bytes the device says it wrote.
     pub written: u32,

@@ -10,9 +10,9 @@
 /// Payload of `SET_DEVICE_STATE_FD`: `{direction: u32, phase: u32}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceState {
-    /// [`Direction`] as a number.
+    /// [`Direction`](super::Direction) as a number.
     pub direction: u32,
-    /// [`DEVICE_STATE_PHASE_STOPPED`].
+    /// [`DEVICE_STATE_PHASE_STOPPED`](super::DEVICE_STATE_PHASE_STOPPED).
     pub phase: u32,
 }
 

@@ -1,29 +1,15 @@
-//! One method for each request: its arguments, and its answer as the protocol has it.
+//! Requests about entries and nodes: lookup, attributes, names, links, extended attributes.
 
 use anyhow::Context;
 use vhost_device_fs::fuse::abi::{
-    AccessIn, Attr, AttrOut, BatchForgetIn, CopyFileRangeIn, CopyFileRangeOut, CreateIn, DirEnt,
-    DirEntPlus, EntryOut, FallocateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, GETATTR_HANDLE,
-    GetAttrIn, GetXattrIn, GetXattrOut, InitIn, InitInExtension, InitOut, LinkIn, LseekIn,
-    LseekOut, MAJOR_VERSION, MINOR_VERSION, MkDirIn, MkNodIn, Opcode, OpenIn, OpenOut, ReadIn,
-    ReleaseIn, Rename2In, RenameIn, SetAttrIn, SetXattrIn, StatFsOut, WriteIn, WriteOut, init,
+    AccessIn, Attr, AttrOut, BatchForgetIn, CreateIn, EntryOut, ForgetIn, ForgetOne,
+    GETATTR_HANDLE, GetAttrIn, GetXattrIn, GetXattrOut, InitIn, InitInExtension, InitOut, LinkIn,
+    MAJOR_VERSION, MINOR_VERSION, MkDirIn, MkNodIn, Opcode, OpenOut, Rename2In, RenameIn,
+    SetAttrIn, SetXattrIn, StatFsOut, init,
 };
 use vhost_device_fs::fuse::wire::Wire;
 
-use super::{Answer, Client, ROOT, encode};
-
-/// An entry of a folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirEntry {
-    /// Inode number.
-    pub ino: u64,
-    /// Where the entry after this one is.
-    pub offset: u64,
-    /// `DT_` constant.
-    pub kind: u32,
-    /// Name, in the host's bytes.
-    pub name: Vec<u8>,
-}
+use super::{Answer, Client, ROOT, c_string, encode, whole};
 
 impl Client {
     /// INIT with the newest version; `flags` are those of [`init`], `INIT_EXT` is added.
@@ -172,18 +158,6 @@ impl Client {
         self.ask(Opcode::Link, parent, &body)
     }
 
-    /// OPEN with `O_` flags.
-    pub fn open(&mut self, nodeid: u64, flags: u32) -> Answer<OpenOut> {
-        self.ask(
-            Opcode::Open,
-            nodeid,
-            &encode(&OpenIn {
-                flags,
-                open_flags: 0,
-            }),
-        )
-    }
-
     /// CREATE: an entry and an open file.
     pub fn create(
         &mut self,
@@ -205,62 +179,9 @@ impl Client {
         Ok((entry, whole(rest)?))
     }
 
-    /// READ.
-    pub fn read(&mut self, nodeid: u64, handle: u64, offset: u64, size: u32) -> Answer<Vec<u8>> {
-        let arguments = ReadIn {
-            handle,
-            offset,
-            size,
-            ..ReadIn::default()
-        };
-        self.call(Opcode::Read, nodeid, &encode(&arguments))
-    }
-
-    /// WRITE; how many bytes were written.
-    pub fn write(&mut self, nodeid: u64, handle: u64, offset: u64, data: &[u8]) -> Answer<u32> {
-        let size = u32::try_from(data.len()).context("too much data")?;
-        let arguments = WriteIn {
-            handle,
-            offset,
-            size,
-            ..WriteIn::default()
-        };
-        let body = [&encode(&arguments), data].concat();
-        let WriteOut { size, .. } = self.ask(Opcode::Write, nodeid, &body)?;
-        Ok(size)
-    }
-
     /// STATFS.
     pub fn stat_fs(&mut self, nodeid: u64) -> Answer<StatFsOut> {
         self.ask(Opcode::StatFs, nodeid, &[])
-    }
-
-    /// RELEASE of a file.
-    pub fn release(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
-        let arguments = ReleaseIn {
-            handle,
-            ..ReleaseIn::default()
-        };
-        self.tell(Opcode::Release, nodeid, &encode(&arguments))
-    }
-
-    /// FLUSH.
-    pub fn flush(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
-        let arguments = FlushIn {
-            handle,
-            ..FlushIn::default()
-        };
-        self.tell(Opcode::Flush, nodeid, &encode(&arguments))
-    }
-
-    /// FSYNC.
-    pub fn fsync(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
-        let arguments = FsyncIn {
-            handle,
-            fsync_flags: 0,
-            padding: 0,
-        };
-        self.tell(Opcode::Fsync, nodeid, &encode(&arguments))
     }
 
     /// SETXATTR.
@@ -290,75 +211,6 @@ impl Client {
         self.tell(Opcode::RemoveXattr, nodeid, &c_string(name))
     }
 
-    /// OPENDIR.
-    pub fn open_dir(&mut self, nodeid: u64) -> Answer<OpenOut> {
-        self.ask(
-            Opcode::OpenDir,
-            nodeid,
-            &encode(&OpenIn {
-                flags: 0,
-                open_flags: 0,
-            }),
-        )
-    }
-
-    /// One READDIR of at most `size` bytes.
-    pub fn read_dir(
-        &mut self,
-        nodeid: u64,
-        handle: u64,
-        offset: u64,
-        size: u32,
-    ) -> Answer<Vec<DirEntry>> {
-        let arguments = ReadIn {
-            handle,
-            offset,
-            size,
-            ..ReadIn::default()
-        };
-        let reply = self.call(Opcode::ReadDir, nodeid, &encode(&arguments))?;
-        let mut rest = reply.as_slice();
-        let mut entries = Vec::new();
-        while !rest.is_empty() {
-            let header = DirEnt::take(&mut rest).context("half an entry")?;
-            entries.push(entry(header, &mut rest)?);
-        }
-        Ok(entries)
-    }
-
-    /// One READDIRPLUS of at most `size` bytes; every entry with a nodeid is a lookup.
-    pub fn read_dir_plus(
-        &mut self,
-        nodeid: u64,
-        handle: u64,
-        offset: u64,
-        size: u32,
-    ) -> Answer<Vec<(EntryOut, DirEntry)>> {
-        let arguments = ReadIn {
-            handle,
-            offset,
-            size,
-            ..ReadIn::default()
-        };
-        let reply = self.call(Opcode::ReadDirPlus, nodeid, &encode(&arguments))?;
-        let mut rest = reply.as_slice();
-        let mut entries = Vec::new();
-        while !rest.is_empty() {
-            let plus = DirEntPlus::take(&mut rest).context("half an entry")?;
-            entries.push((plus.entry, entry(plus.entry_name, &mut rest)?));
-        }
-        Ok(entries)
-    }
-
-    /// RELEASEDIR.
-    pub fn release_dir(&mut self, nodeid: u64, handle: u64) -> Answer<()> {
-        let arguments = ReleaseIn {
-            handle,
-            ..ReleaseIn::default()
-        };
-        self.tell(Opcode::ReleaseDir, nodeid, &encode(&arguments))
-    }
-
     /// ACCESS.
     pub fn access(&mut self, nodeid: u64, mask: u32) -> Answer<()> {
         self.tell(
@@ -367,72 +219,4 @@ impl Client {
             &encode(&AccessIn { mask, padding: 0 }),
         )
     }
-
-    /// FALLOCATE.
-    pub fn fallocate(&mut self, nodeid: u64, arguments: &FallocateIn) -> Answer<()> {
-        self.tell(Opcode::Fallocate, nodeid, &encode(arguments))
-    }
-
-    /// LSEEK.
-    pub fn lseek(&mut self, nodeid: u64, arguments: &LseekIn) -> Answer<u64> {
-        let LseekOut { offset } = self.ask(Opcode::Lseek, nodeid, &encode(arguments))?;
-        Ok(offset)
-    }
-
-    /// `COPY_FILE_RANGE` from `nodeid`; how many bytes were copied.
-    pub fn copy_file_range(&mut self, nodeid: u64, arguments: &CopyFileRangeIn) -> Answer<u64> {
-        let CopyFileRangeOut { bytes_copied } =
-            self.ask(Opcode::CopyFileRange, nodeid, &encode(arguments))?;
-        Ok(bytes_copied)
-    }
-
-    /// A request whose answer is one structure.
-    fn ask<T: Wire>(&mut self, opcode: Opcode, nodeid: u64, body: &[u8]) -> Answer<T> {
-        Ok(whole(&self.call(opcode, nodeid, body)?).with_context(|| format!("{opcode:?}"))?)
-    }
-
-    /// A request whose answer carries nothing, or that has none.
-    fn tell(&mut self, opcode: Opcode, nodeid: u64, body: &[u8]) -> Answer<()> {
-        let ticket = self.send(opcode, nodeid, body)?;
-        let answered = if matches!(opcode, Opcode::Forget | Opcode::BatchForget) {
-            self.wait_raw(ticket)?
-        } else {
-            self.wait(ticket)?
-        };
-        if answered.is_empty() {
-            return Ok(());
-        }
-        Err(anyhow::anyhow!(
-            "{opcode:?} was answered with {} bytes too many",
-            answered.len()
-        )
-        .into())
-    }
-}
-
-/// A structure that is all there is.
-fn whole<T: Wire>(mut bytes: &[u8]) -> anyhow::Result<T> {
-    let size = bytes.len();
-    T::take(&mut bytes)
-        .filter(|_| bytes.is_empty())
-        .with_context(|| format!("a reply of {size} bytes instead of {}", T::SIZE))
-}
-
-/// The name behind `header`, and its padding.
-fn entry(header: DirEnt, rest: &mut &[u8]) -> anyhow::Result<DirEntry> {
-    let length = header.namelen as usize;
-    let padded = length.next_multiple_of(8);
-    let (name, after) = rest.split_at_checked(padded).context("a name cut short")?;
-    *rest = after;
-    let name = name.get(..length).unwrap_or_default().to_vec();
-    Ok(DirEntry {
-        ino: header.ino,
-        offset: header.offset,
-        kind: header.kind,
-        name,
-    })
-}
-
-fn c_string(name: impl AsRef<[u8]>) -> Vec<u8> {
-    [name.as_ref(), b"\0"].concat()
 }
