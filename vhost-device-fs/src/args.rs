@@ -224,58 +224,42 @@ impl CompatibilityArgs {
             foreground: _,
             debug: _,
         } = self;
-        let handles = inode_file_handles.as_ref();
-        let handles = handles.filter(|when| !["prefer", "fallback"].contains(&when.as_str()));
-        only(
-            handles,
-            "never",
-            "--inode-file-handles",
-            "use prefer or never",
-        )?;
-        only(sandbox.as_ref(), "none", "--sandbox", FROM_OUTSIDE)?;
-        only(seccomp.as_ref(), "none", "--seccomp", FROM_OUTSIDE)?;
-        only(
-            posix_acl.as_ref(),
-            "never",
-            "--posix-acl",
-            "mount without ACLs in the guest",
-        )?;
-        never(
-            xattrmap.is_some(),
-            "--xattrmap",
-            "--xattr passes attributes through unchanged",
-        )?;
+        let when = ["never", "prefer", "fallback"];
+        only(&when, inode_file_handles, "--inode-file-handles", BY_NAME)?;
+        only(&["none"], sandbox, "--sandbox", FROM_OUTSIDE)?;
+        only(&["none"], seccomp, "--seccomp", FROM_OUTSIDE)?;
+        only(&["never"], posix_acl, "--posix-acl", NO_ACLS)?;
+        never(xattrmap.is_some(), "--xattrmap", UNCHANGED)?;
         never(!uid_map.is_empty(), "--uid-map", OWN_NAMESPACE)?;
         never(!gid_map.is_empty(), "--gid-map", OWN_NAMESPACE)?;
         never(!translate_uid.is_empty(), "--translate-uid", SAME_IDS)?;
         never(!translate_gid.is_empty(), "--translate-gid", SAME_IDS)?;
         never(modcaps.is_some(), "--modcaps", FROM_OUTSIDE)?;
-        never(
-            *syslog,
-            "--syslog",
-            "let the service manager take standard error",
-        )?;
-        never(
-            !legacy.is_empty(),
-            "-o",
-            "use the long options, as --shared-dir for -o source",
-        )
+        never(*syslog, "--syslog", STANDARD_ERROR)?;
+        never(!legacy.is_empty(), "-o", LONG_OPTIONS)
     }
 }
 
+// What an operator can do instead.
+const BY_NAME: &str = "use never, files are found by name";
+const NO_ACLS: &str = "mount without ACLs in the guest";
+const UNCHANGED: &str = "--xattr passes attributes through unchanged";
+const STANDARD_ERROR: &str = "let the service manager take standard error";
+const LONG_OPTIONS: &str = "use the long options, as --shared-dir for -o source";
 const FROM_OUTSIDE: &str = "confine the daemon from outside";
 const OWN_NAMESPACE: &str = "start the daemon inside a user namespace";
 const SAME_IDS: &str = "use the same ids in guest and host";
 
-/// Refuses an option with any value but the one that is what happens anyway.
+/// Refuses an option with any value but those that ask for what happens anyway.
+#[expect(clippy::ref_option, reason = "it is how clap keeps an option")]
 fn only(
-    value: Option<&String>,
-    accepted: &str,
+    accepted: &[&str],
+    value: &Option<String>,
     option: &str,
     instead: &'static str,
 ) -> Result<(), ArgsError> {
     match value {
-        Some(value) if value != accepted => Err(ArgsError::NotAvailable {
+        Some(value) if !accepted.contains(&value.as_str()) => Err(ArgsError::NotAvailable {
             option: format!("{option}={value}"),
             instead,
         }),
