@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -16,9 +17,9 @@ const ROOM: &[usize] = &[OutHeader::SIZE, 1 << 20];
 
 /// A guest that sends bytes and looks at bytes.
 struct Guest {
-    directory: TempDir,
+    directory: Arc<TempDir>,
     config: Config,
-    file_system: FileSystem,
+    file_system: Arc<FileSystem>,
     buffers: Buffers,
     unique: u64,
 }
@@ -37,13 +38,24 @@ impl Guest {
     }
 
     fn without_session(configure: impl FnOnce(&mut Config)) -> Self {
-        let directory = TempDir::new().unwrap();
+        let directory = Arc::new(TempDir::new().unwrap());
         let mut config = Config::new(directory.path());
         configure(&mut config);
         Self {
-            file_system: FileSystem::new(&config).unwrap(),
+            file_system: Arc::new(FileSystem::new(&config).unwrap()),
             directory,
             config,
+            buffers: Buffers::default(),
+            unique: 0,
+        }
+    }
+
+    /// The same guest on another ring.
+    fn on_another_ring(&self) -> Self {
+        Self {
+            directory: Arc::clone(&self.directory),
+            config: self.config.clone(),
+            file_system: Arc::clone(&self.file_system),
             buffers: Buffers::default(),
             unique: 0,
         }
@@ -589,6 +601,70 @@ fn slow_operations_are_announced() {
     });
     assert_eq!(announced(Opcode::Fsync, &fsync), 1);
     assert_eq!(announced(Opcode::Read, &read_in(open.handle, 0, 10)), 0);
+}
+
+/// Four rings make, find, rename, list, remove and forget the same few names. Whatever wins, each reply is sound, and
+/// in the end nothing is left that keeps the share from being used.
+#[test]
+fn rings_do_not_disturb_each_other() {
+    const ROUNDS: usize = 300;
+    let mut guest = Guest::new();
+    let rings: Vec<_> = (0..4_usize)
+        .map(|ring| {
+            let mut guest = guest.on_another_ring();
+            std::thread::spawn(move || {
+                let mut lookups = Vec::new();
+                for round in 0..ROUNDS {
+                    let name = format!("name{}", (round + ring) % 3);
+                    let other = format!("name{}", (round + 1) % 3);
+                    let name = [name.as_bytes(), b"\0"].concat();
+                    let names = [&name, other.as_bytes(), b"\0"].concat();
+                    let make = bytes(&MkNodIn {
+                        mode: libc::S_IFREG | 0o600,
+                        ..MkNodIn::default()
+                    });
+                    let rename = bytes(&RenameIn {
+                        new_parent: ROOT_NODEID,
+                    });
+                    let requests = [
+                        (Opcode::MkNod, [&make, name.as_slice()].concat()),
+                        (Opcode::Lookup, name.clone()),
+                        (Opcode::Rename, [&rename, names.as_slice()].concat()),
+                        (Opcode::Unlink, name.clone()),
+                    ];
+                    for (opcode, body) in requests {
+                        if let Ok(reply) = guest.ask(opcode, ROOT_NODEID, &body)
+                            && !reply.is_empty()
+                        {
+                            lookups.push(parse::<EntryOut>(&reply).nodeid);
+                        }
+                    }
+                    let handle = guest.open_root();
+                    let read = read_in(handle, 0, 4096);
+                    let listed = guest.ask(Opcode::ReadDirPlus, ROOT_NODEID, &read).unwrap();
+                    let listed = entries(&listed, true).into_iter();
+                    let listed = listed.map(|(_, _, entry)| entry.nodeid);
+                    lookups.extend(listed.filter(|nodeid| *nodeid != 0));
+                    for nodeid in lookups.drain(..) {
+                        let header = guest.header(Opcode::Forget.number(), nodeid, ForgetIn::SIZE);
+                        let forget = bytes(&ForgetIn { nlookup: 1 });
+                        assert!(guest.serve(&[&header, &forget], &[]).is_empty());
+                    }
+                }
+            })
+        })
+        .collect();
+    for ring in rings {
+        ring.join().unwrap();
+    }
+    let handle = guest.open_root();
+    let read = read_in(handle, 0, 4096);
+    let left = guest.ask(Opcode::ReadDir, ROOT_NODEID, &read).unwrap();
+    for (name, ..) in entries(&left, false) {
+        if !name.starts_with('.') {
+            guest.lookup(name.as_bytes()).unwrap();
+        }
+    }
 }
 
 /// Words that mean something somewhere: small numbers, handles, flags, modes, and the ends of ranges.
