@@ -81,11 +81,14 @@ fn invariant_2_a_state_is_plain_data() {
     }
     let plain = "//! a\nuse serde::{Deserialize, Serialize};\nuse std::collections::BTreeMap;\n\
                  use common::state::{StateError, Tag};\nuse thiserror::Error;\n\
-                 fn a() { u32::from(b); Tag::new(c); Self::d(); }\n\
+                 fn a() { usize::from(b); Tag::new(c); Self::d(); }\n\
                  #[cfg(test)]\nmod tests {\n use super::*;\n use proptest::prelude::*;\n}\n";
     assert_eq!(broken(path, plain), []);
     let inner = "//! a\nuse super::tags::SESSION;\nuse crate::state::tags;\n";
     assert_eq!(broken("vhost-device-fs/src/state/session.rs", inner), []);
+    let tested =
+        "//! a\nuse common::state::golden;\nuse std::path::Path;\nfn a() { golden::check(b); }\n";
+    assert_eq!(broken("vhost-device-fs/src/state/tests.rs", tested), []);
 }
 
 #[test]
