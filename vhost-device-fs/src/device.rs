@@ -9,11 +9,14 @@ use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, SaveError, StateSupport, SuspendError,
 };
 use common::ring::Ring;
-use common::state::{DeviceKind, NotMigratable};
+use common::state::DeviceKind;
 
 use crate::config::{Config, TAG_BYTES_MAX};
 use crate::fuse::{Buffers, Server};
+use crate::load;
 use crate::passthrough::{ConfigurationError, FileSystem};
+use crate::save;
+use crate::state::FsState;
 
 /// Ring 0 carries FORGET and INTERRUPT, which must not wait behind other requests (virtio 1.3, 5.11.2).
 const HIGH_PRIORITY_RINGS: u16 = 1;
@@ -59,7 +62,7 @@ fn config_space(config: &Config) -> [u8; CONFIG_SPACE_BYTES] {
 }
 
 impl Device for FsDevice {
-    type State = NotMigratable<{ DeviceKind::Fs.as_u16() }>;
+    type State = FsState;
 
     fn info(&self) -> DeviceInfo {
         DeviceInfo {
@@ -73,9 +76,7 @@ impl Device for FsDevice {
     }
 
     fn state_support(&self) -> StateSupport {
-        StateSupport::CannotBeSaved {
-            reason: "what the guest knows of the share cannot be saved yet".to_owned(),
-        }
+        StateSupport::Savable
     }
 
     fn ack_features(&self, _features: u64) {
@@ -124,18 +125,20 @@ impl Device for FsDevice {
         // Nothing goes on outside of the rings.
     }
 
+    fn prepare_save(&self) {
+        save::prepare_save(&self.file_system);
+    }
+
     fn save(&self) -> Result<Self::State, SaveError> {
-        Err(SaveError::CannotBeSaved {
-            reason: "what the guest knows of the share cannot be saved yet".to_owned(),
-        })
+        save::save(&self.file_system)
     }
 
     fn check(&self, state: &Self::State) -> Result<(), LoadError> {
-        match *state {}
+        load::check(&self.config, state)
     }
 
     fn load(&self, state: Self::State) -> Result<(), LoadError> {
-        match state {}
+        load::load(&self.file_system, &state)
     }
 
     fn reset(&self) {

@@ -164,7 +164,6 @@ impl FileSystem {
 
 /// What `stat` says, with the inode number that the guest knows.
 pub(super) fn attributes(stat: &Statx, ino_shown: u64) -> Attributes {
-    let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);
     Attributes {
         ino: ino_shown,
         size: stat.stx_size,
@@ -176,7 +175,7 @@ pub(super) fn attributes(stat: &Statx, ino_shown: u64) -> Attributes {
         nlink: stat.stx_nlink,
         uid: stat.stx_uid,
         gid: stat.stx_gid,
-        rdev: (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12),
+        rdev: kernel_device(stat.stx_rdev_major, stat.stx_rdev_minor),
         blksize: stat.stx_blksize,
         device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
     }
@@ -204,4 +203,17 @@ fn timespec(wanted: Option<SetTime>) -> Timespec {
         Some(SetTime::At(seconds, nanoseconds)) => (seconds, nanoseconds.min(1_000_000_000).into()),
     };
     Timespec { tv_sec, tv_nsec }
+}
+
+/// A device number in the kernel's 32-bit form: 12 bits of major between 12 and 8 bits of minor.
+pub(crate) fn kernel_device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
+}
+
+/// A device number in the form that the host's calls take, from the kernel's 32-bit form.
+pub(crate) fn host_device(device: u32) -> u64 {
+    rustix::fs::makedev(
+        (device >> 8) & 0xfff,
+        (device & 0xff) | ((device >> 12) & 0xf_ff00),
+    )
 }

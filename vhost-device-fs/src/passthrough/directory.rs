@@ -120,6 +120,11 @@ impl Directory {
         self.lock().position
     }
 
+    /// Whether the names come from a list, and the offsets mean nothing to the host.
+    pub(crate) fn is_list(&self) -> bool {
+        self.lock().supply == Supply::List
+    }
+
     /// Gives the names from `offset` on to `visit`, until it refuses one, which then is the next one.
     pub(crate) fn read(
         &self,

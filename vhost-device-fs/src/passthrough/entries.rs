@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Statx, XattrFlags};
 use rustix::io::Errno;
 
-use super::attributes::attributes;
+use super::FileSystem;
+use super::attributes::{attributes, host_device};
 use super::host::{self, ProcPath};
 use super::tables::Tables;
-use super::{FileSystem, SESSION_SUBMOUNTS};
 use crate::operations::{Caller, Entry, Extensions, FsResult};
 use crate::store::{FileKind, Location, Name, Sighting};
 
@@ -46,11 +46,7 @@ impl FileSystem {
     ) -> FsResult<Entry> {
         let kind = FileType::from_raw_mode(mode);
         let permissions = permissions(mode, umask);
-        // The kernel's 32-bit form: 12 bits of major between 8 and 12 bits of minor.
-        let device = rustix::fs::makedev(
-            (rdev >> 8) & 0xfff,
-            (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00),
-        );
+        let device = host_device(rdev);
         self.make(caller, parent, name, extensions, |directory, name| {
             rustix::fs::mknodat(directory, name.bytes(), kind, permissions, device)
         })
@@ -171,7 +167,7 @@ impl FileSystem {
         let is_submount = match &location {
             Some(location) if sighting.kind == FileKind::Directory => {
                 self.host.config.announce_submounts
-                    && self.session_has(SESSION_SUBMOUNTS)
+                    && self.session().is_some_and(|session| session.submounts())
                     && tables.nodes.traits(location.parent)?.mount != sighting.identity.mount
             }
             _ => false,

@@ -7,6 +7,7 @@ use common::request::{Reader, Writer};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::FileSystem;
 use super::close::close;
 use super::directory::Directory;
 use super::entries::{label, permissions};
@@ -14,7 +15,6 @@ use super::flags::{GuestFlags, host_flags};
 use super::handle::{Handle, Target};
 use super::host::{self, ProcPath};
 use super::tables::Tables;
-use super::{FileSystem, SESSION_WRITEBACK};
 use crate::config::Cache;
 use crate::operations::{
     Caller, DirectoryEntry, Entry, Extensions, FsResult, OpenReply, WriteOptions,
@@ -71,12 +71,9 @@ impl FileSystem {
     }
 
     /// The one way from the guest's flags to the host's, as this session was agreed on.
-    pub(crate) fn host_flags(&self, guest: GuestFlags) -> OFlags {
-        host_flags(
-            guest,
-            self.session_has(SESSION_WRITEBACK),
-            &self.host.config,
-        )
+    fn host_flags(&self, guest: GuestFlags) -> OFlags {
+        let writeback = self.session().is_some_and(|session| session.writeback());
+        host_flags(guest, writeback, &self.host.config)
     }
 
     fn opened(

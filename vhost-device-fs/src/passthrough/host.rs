@@ -76,6 +76,20 @@ impl Host {
         rustix::fs::openat(&self.proc_self_fd, path.as_c_str(), flags, Mode::empty())
     }
 
+    /// Like [`reopen`](Self::reopen), to read for ourselves: the time of the last access stays the guest's, where we
+    /// have the privilege.
+    pub(crate) fn reopen_unnoticed(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        flags: OFlags,
+    ) -> FsResult<OwnedFd> {
+        let flags = flags | OFlags::RDONLY;
+        match self.reopen(descriptor, flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => self.reopen(descriptor, flags),
+            result => result,
+        }
+    }
+
     /// `EROFS` if the operator wants the share unchanged.
     pub(crate) fn writable(&self) -> FsResult<()> {
         if self.config.readonly {

@@ -24,16 +24,17 @@ use rustix::fs::Mode;
 
 pub use host::ConfigurationError;
 
+pub(crate) use attributes::{host_device, kernel_device};
+pub(crate) use directory::{Directory, PendingEntry};
+pub(crate) use flags::{GuestFlags, host_flags};
+pub(crate) use handle::{Handle, Target};
+pub(crate) use host::{Host, ProcPath, open_path, stat_descriptor};
+pub(crate) use tables::Tables;
+
 use crate::config::Config;
 use crate::fuse::session::SessionOptions;
+use crate::operations::FsResult;
 use credentials::Credentials;
-use host::Host;
-use tables::Tables;
-
-/// `FUSE_WRITEBACK_CACHE` in the session's flags.
-const SESSION_WRITEBACK: u64 = 1 << 16;
-/// `FUSE_SUBMOUNTS` in the session's flags.
-const SESSION_SUBMOUNTS: u64 = 1 << 27;
 
 /// A shared directory, and what one guest knows of it.
 #[derive(Debug)]
@@ -96,17 +97,37 @@ impl FileSystem {
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tables);
     }
 
-    fn tables(&self) -> Arc<Tables> {
+    /// Takes over what a guest knew and agreed on elsewhere.
+    pub(crate) fn adopt(&self, tables: Tables, session: Option<SessionOptions>) -> Arc<Tables> {
+        self.replace(tables);
+        *self.session.write().unwrap_or_else(PoisonError::into_inner) = session;
+        self.tables()
+    }
+
+    /// The share on the host.
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// What the guest knows.
+    pub(crate) fn tables(&self) -> Arc<Tables> {
         Arc::clone(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts on stable storage what the guest changed since the last time.
+    pub(crate) fn sync_changed(&self) -> FsResult<()> {
+        if !self.changed.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let result = self.tables().sync();
+        if result.is_err() {
+            self.mark_changed();
+        }
+        result
     }
 
     fn mark_changed(&self) {
         self.changed.store(true, Ordering::Relaxed);
-    }
-
-    fn session_has(&self, flag: u64) -> bool {
-        self.session()
-            .is_some_and(|session| session.flags & flag != 0)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::Statx;
+use rustix::fs::{OFlags, Statx};
 use rustix::io::Errno;
 
 use super::handle::Handle;
@@ -101,6 +101,34 @@ impl Tables {
         Ok(directory)
     }
 
+    /// The type of the file system on a mount.
+    pub(crate) fn file_system(&self, mount: u32) -> Option<u64> {
+        let mounts = self.mounts.all();
+        let mount = mounts.get(usize::try_from(mount).ok()?)?;
+        Some(mount.file_system)
+    }
+
+    /// Puts all file systems below the share on stable storage.
+    pub(crate) fn sync(&self) -> FsResult<()> {
+        let mut directories = vec![None; self.mounts.all().len()];
+        if let [of_root] = directories.as_mut_slice() {
+            *of_root = Some(Arc::clone(&self.host.root));
+            return sync(&self.host, directories);
+        }
+        for image in self.nodes.images() {
+            let of_mount = usize::try_from(image.identity.mount)
+                .ok()
+                .and_then(|mount| directories.get_mut(mount));
+            if let Some(found @ None) = of_mount
+                && image.kind == FileKind::Directory
+            {
+                // One that is gone is no reason to fail: another one may be there.
+                *found = self.resolve(image.nodeid).ok();
+            }
+        }
+        sync(&self.host, directories)
+    }
+
     /// What `descriptor` refers to.
     pub(crate) fn see_descriptor(&self, descriptor: BorrowedFd<'_>) -> FsResult<(Sighting, Statx)> {
         let stat = host::stat_descriptor(descriptor)?;
@@ -122,6 +150,14 @@ impl Tables {
         })?;
         Ok((sighting(identity, &stat)?, stat))
     }
+}
+
+fn sync(host: &Host, directories: Vec<Option<Arc<OwnedFd>>>) -> FsResult<()> {
+    for directory in directories.into_iter().flatten() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        rustix::fs::syncfs(host.reopen(directory.as_fd(), flags)?)?;
+    }
+    Ok(())
 }
 
 fn sighting(identity: Identity, stat: &Statx) -> FsResult<Sighting> {

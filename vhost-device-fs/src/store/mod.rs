@@ -17,8 +17,8 @@ mod mounts;
 mod names;
 mod nodes;
 
-pub(crate) use handles::HandleTable;
+pub(crate) use handles::{HandleTable, Numbered};
 pub(crate) use identity::{FileKind, Identity, STATX_WANTED};
 pub(crate) use mounts::MountTable;
 pub(crate) use names::Name;
-pub(crate) use nodes::{Location, NodeStore, Sighting, View};
+pub(crate) use nodes::{Location, NodeImage, NodeStore, Sighting, View};

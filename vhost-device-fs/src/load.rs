@@ -1,0 +1,186 @@
+//! From a state to the live file system. Builds everything aside; nothing of the old is touched until all is well.
+//!
+//! An inode is found by its names, and never opened by anything else that a state stream says. On the very file system
+//! that the source had, its number and time of birth say whether it is the right one: that is looked at when it is
+//! used, and by a thread in the background. On another one, such as a copy, every inode is found now.
+
+mod handles;
+mod nodes;
+mod orphans;
+
+use std::sync::{Arc, Weak};
+
+use common::device::LoadError;
+
+use crate::config::{Config, MigrationOnError};
+use crate::fuse::session::{SessionMismatch, SessionOptions};
+use crate::passthrough::{FileSystem, Tables};
+use crate::state::{FsState, SessionV1};
+
+/// Reasons that are told; the rest is counted.
+const REASONS_MAX: usize = 10;
+
+/// The state is sound, but this back-end is not configured for it.
+#[derive(Debug, thiserror::Error)]
+pub enum Mismatch {
+    /// The guest agreed on something that this configuration does not have.
+    #[error("the guest's session does not fit")]
+    Session(#[source] SessionMismatch),
+    /// Extended attributes.
+    #[error("the source has --xattr, and this back-end has not")]
+    Xattr,
+    /// A guest that may write would not be able to.
+    #[error("this back-end has --readonly, and the source has not")]
+    ReadOnly,
+    /// More data of unlinked files than the operator allows.
+    #[error(
+        "the state has {bytes} bytes of unlinked files, and --migration-orphan-bytes-max is {bytes_max}"
+    )]
+    OrphanBytes {
+        /// Bytes in the state.
+        bytes: u64,
+        /// The limit of this back-end.
+        bytes_max: u64,
+    },
+}
+
+/// Inodes and handles that could not be carried over, with the first reasons.
+#[derive(Debug, Default, thiserror::Error)]
+#[error("{count} inodes and handles cannot be carried over (--migration-on-error=abort): {}", .reasons.join("; "))]
+pub struct Failures {
+    /// How many.
+    pub count: u64,
+    /// The first reasons, at most 10.
+    pub reasons: Vec<String>,
+}
+
+impl Failures {
+    fn add(&mut self, reason: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.reasons.len() < REASONS_MAX {
+            let reason = reason();
+            log::warn!("{reason}");
+            self.reasons.push(reason);
+        }
+    }
+}
+
+/// Whether `state` could be loaded, as far as can be told without looking at files.
+pub(crate) fn check(config: &Config, state: &FsState) -> Result<(), LoadError> {
+    state
+        .validate()
+        .map_err(|forged| LoadError::Stream(forged.into()))?;
+    fits(config, state).map_err(|mismatch| LoadError::Mismatch(mismatch.into()))
+}
+
+fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
+    if let Some(options) = &state.session {
+        session(options).fits(config).map_err(Mismatch::Session)?;
+    }
+    let bytes = state.orphan_data.len() as u64;
+    let bytes_max = config.orphan_bytes_max;
+    if state.share.xattr && !config.xattr {
+        Err(Mismatch::Xattr)
+    } else if config.readonly && !state.share.readonly {
+        Err(Mismatch::ReadOnly)
+    } else if bytes > bytes_max {
+        Err(Mismatch::OrphanBytes { bytes, bytes_max })
+    } else {
+        Ok(())
+    }
+}
+
+/// Takes over `state`: handles are open when this returns. On an error nothing has changed.
+pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), LoadError> {
+    let host = file_system.host();
+    check(&host.config, state)?;
+    let tables = Tables::new(host, state.share.next_handle)
+        .map_err(|errno| LoadError::Host(Box::new(errno)))?;
+    tables.nodes.set_next(state.share.next_nodeid);
+    let mut failures = Failures::default();
+    nodes::place(&tables, state, &mut failures);
+    let session = state.session.as_ref().map(session);
+    let writeback = session.is_some_and(|session| session.writeback());
+    handles::open(&tables, state, writeback, &mut failures);
+    if failures.count > 0 {
+        match host.config.migration_on_error {
+            MigrationOnError::Abort => return Err(LoadError::Host(failures.into())),
+            MigrationOnError::GuestError => log::warn!(
+                "{} inodes and handles could not be carried over; the guest will see errors on them",
+                failures.count
+            ),
+        }
+    }
+    let tables = file_system.adopt(tables, session);
+    verify_in_background(&tables, state);
+    Ok(())
+}
+
+fn session(state: &SessionV1) -> SessionOptions {
+    let SessionV1 {
+        minor,
+        flags_offered,
+        flags,
+        max_readahead,
+        max_write,
+        max_pages,
+        max_background,
+        congestion_threshold,
+        time_granularity_ns,
+    } = *state;
+    SessionOptions {
+        minor,
+        flags_offered,
+        flags,
+        max_readahead,
+        max_write,
+        max_pages,
+        max_background,
+        congestion_threshold,
+        time_granularity_ns,
+    }
+}
+
+/// Finds each inode once, so that the operator hears of those that are not there, before a guest does. Ends by itself
+/// when the tables are replaced or dropped.
+fn verify_in_background(tables: &Arc<Tables>, state: &FsState) {
+    let nodeids: Vec<u64> = state.nodes.iter().map(|node| node.nodeid).collect();
+    let tables = Arc::downgrade(tables);
+    let spawned = std::thread::Builder::new()
+        .name("fs-verify".to_owned())
+        .spawn(move || verify(&tables, &nodeids));
+    if let Err(error) = spawned {
+        log::warn!("host: loaded inodes are not verified ahead of their use: {error}");
+    }
+}
+
+fn verify(tables: &Weak<Tables>, nodeids: &[u64]) {
+    let mut missing: u64 = 0;
+    for nodeid in nodeids {
+        let Some(tables) = tables.upgrade() else {
+            return;
+        };
+        // What the guest forgot in the meantime is not missing.
+        let is_missing = tables.resolve(*nodeid).is_err() && tables.nodes.traits(*nodeid).is_ok();
+        if is_missing {
+            missing += 1;
+            if missing <= REASONS_MAX as u64 {
+                log::warn!(
+                    "host: {} is not there any more",
+                    nodes::describe(&tables, *nodeid)
+                );
+            }
+        }
+    }
+    let count = nodeids.len();
+    if missing > 0 {
+        log::warn!(
+            "host: {missing} of {count} loaded inodes are not there; the guest will see ESTALE"
+        );
+    } else {
+        log::info!("all {count} loaded inodes are there");
+    }
+}
+
+#[cfg(test)]
+mod tests;

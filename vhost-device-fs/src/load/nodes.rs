@@ -1,0 +1,203 @@
+//! The inodes of a state, put into new tables.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use super::Failures;
+use super::orphans::{self, Data};
+use crate::operations::{FsResult, ROOT_NODEID};
+use crate::passthrough::Tables;
+use crate::state::{FsState, NodeV1};
+use crate::store::{FileKind, Identity, Location, Name, NodeImage, Sighting};
+
+/// Inodes that are looked at to tell a file system from a copy of it, if it does not know times of birth.
+const SAMPLES: usize = 16;
+
+/// Where a mount of the source is on this host.
+#[derive(Clone, Copy)]
+struct Place {
+    mount: u32,
+    /// It is the very file system of the source, so inode numbers mean the same.
+    is_same: bool,
+}
+
+/// Puts all inodes into `tables`. What cannot be found is put there as lost.
+pub(super) fn place(tables: &Tables, state: &FsState, failures: &mut Failures) {
+    let mut places: Vec<Option<Place>> = vec![None; state.mounts.len()];
+    let orphans: HashMap<u64, _> = Data::of(state).collect();
+    for node in &state.nodes {
+        let image = if node.lost {
+            Ok(lost(node))
+        } else if let Some((orphan, data)) = orphans.get(&node.nodeid) {
+            orphans::recreate(tables, orphan, data).map(|(descriptor, found)| NodeImage {
+                pinned: Some(descriptor),
+                ..image(node, found)
+            })
+        } else {
+            find(tables, state, node, &mut places).map(|found| NodeImage {
+                pinned: (node.nodeid == ROOT_NODEID).then(|| tables.host.root.clone()),
+                ..image(node, found)
+            })
+        };
+        let image = image.unwrap_or_else(|errno| {
+            failures.add(|| format!("host: {}: {errno}", describe_state(node)));
+            lost(node)
+        });
+        tables.nodes.place(image);
+    }
+}
+
+/// Which inode of this host `node` is: by what the state says, if that can be, and else by its names.
+fn find(
+    tables: &Tables,
+    state: &FsState,
+    node: &NodeV1,
+    places: &mut [Option<Place>],
+) -> FsResult<Identity> {
+    let place = usize::try_from(node.mount)
+        .ok()
+        .and_then(|index| places.get_mut(index));
+    let Some(place) = place else {
+        return Err(Errno::INVAL);
+    };
+    if let Some(Place {
+        mount,
+        is_same: true,
+    }) = *place
+    {
+        return Ok(Identity {
+            mount,
+            ino: node.ino,
+            birth_ns: node.birth_ns,
+        });
+    }
+    let found = find_by_name(tables, node)?;
+    if place.is_none() {
+        *place = Some(Place {
+            mount: found.mount,
+            is_same: is_same(tables, state, node, found),
+        });
+    } else if node.nodeid != ROOT_NODEID && tables.nodes.nodeid(&found).is_some() {
+        return Err(Errno::EXIST); // Two inodes of the source are one here.
+    }
+    Ok(found)
+}
+
+fn find_by_name(tables: &Tables, node: &NodeV1) -> FsResult<Identity> {
+    if node.nodeid == ROOT_NODEID {
+        return Ok(tables.see_descriptor(tables.host.root.as_fd())?.0.identity);
+    }
+    let mut result = Err(Errno::NOENT);
+    for location in node.locations.iter().rev() {
+        let seen = tables.resolve(location.parent).and_then(|directory| {
+            let name = Name::new(&location.name)?;
+            let (Sighting { identity, kind }, _) = tables.see_name(directory.as_fd(), name)?;
+            if kind.mode_bits() == node.kind {
+                Ok(identity)
+            } else {
+                Err(Errno::STALE)
+            }
+        });
+        if seen.is_ok() {
+            return seen;
+        }
+        result = seen;
+    }
+    result
+}
+
+/// Whether `found` is the source's `witness`, the first inode that we have on its mount, and not a copy of it.
+fn is_same(tables: &Tables, state: &FsState, witness: &NodeV1, found: Identity) -> bool {
+    let of_source = usize::try_from(witness.mount).ok();
+    let of_source = of_source.and_then(|index| state.mounts.get(index));
+    let same_type = of_source.map(|mount| mount.file_system) == tables.file_system(found.mount);
+    if !same_type || (witness.ino, witness.birth_ns) != (found.ino, found.birth_ns) {
+        return false;
+    }
+    // The root of a copy may well have the same number: without times of birth, more have to agree. A submount is
+    // taken as it is, and verified when it is used.
+    found.birth_ns != 0 || witness.nodeid != ROOT_NODEID || samples_agree(tables, state)
+}
+
+fn samples_agree(tables: &Tables, state: &FsState) -> bool {
+    let samples = state.nodes.iter().filter_map(|node| {
+        let location = node.locations.last()?;
+        (location.parent == ROOT_NODEID && node.mount == 0).then_some((node, location))
+    });
+    samples.take(SAMPLES).all(|(node, location)| {
+        let seen = Name::new(&location.name)
+            .and_then(|name| tables.see_name(tables.host.root.as_fd(), name));
+        // One that is gone says nothing.
+        seen.map_or(true, |(sighting, _)| sighting.identity.ino == node.ino)
+    })
+}
+
+fn image(node: &NodeV1, identity: Identity) -> NodeImage {
+    let NodeV1 {
+        nodeid,
+        kind,
+        mount: _, // of the source
+        ino: _,   // likewise
+        birth_ns: _,
+        ino_shown,
+        lookups,
+        locations,
+        lost,
+    } = node;
+    NodeImage {
+        nodeid: *nodeid,
+        identity,
+        kind: FileKind::from_mode(*kind).unwrap_or(FileKind::Regular),
+        ino_shown: *ino_shown,
+        lookups: *lookups,
+        locations: locations
+            .iter()
+            .filter_map(|location| {
+                let name = Name::new(&location.name).ok()?;
+                Some(Location::new(location.parent, name))
+            })
+            .collect(),
+        pinned: None,
+        lost: *lost,
+    }
+}
+
+fn lost(node: &NodeV1) -> NodeImage {
+    let nowhere = Identity {
+        mount: u32::MAX,
+        ino: node.nodeid,
+        birth_ns: 0,
+    };
+    NodeImage {
+        lost: true,
+        ..image(node, nowhere)
+    }
+}
+
+/// An inode, for a person: its nodeid and its newest name.
+pub(super) fn describe(tables: &Tables, nodeid: u64) -> String {
+    let name = tables
+        .nodes
+        .view(nodeid)
+        .ok()
+        .and_then(|view| view.locations.last().map(|location| location.name.to_vec()));
+    describe_name(nodeid, name.as_deref())
+}
+
+/// Like [`describe`], from the state.
+fn describe_state(node: &NodeV1) -> String {
+    let name = node
+        .locations
+        .last()
+        .map(|location| location.name.as_slice());
+    describe_name(node.nodeid, name)
+}
+
+fn describe_name(nodeid: u64, name: Option<&[u8]>) -> String {
+    match name {
+        Some(name) => format!("nodeid {nodeid} (\"{}\")", name.escape_ascii()),
+        None => format!("nodeid {nodeid}"),
+    }
+}

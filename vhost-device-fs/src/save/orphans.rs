@@ -1,0 +1,290 @@
+//! Inodes without a name: how they are found, and what of them travels.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, SeekFrom, Statx};
+use rustix::io::Errno;
+
+use crate::passthrough::{Handle, ProcPath, Tables, Target, stat_descriptor};
+use crate::state::{ExtentV1, OrphanV1, TimeV1, XattrV1};
+use crate::store::{FileKind, NodeImage};
+
+/// An inode cannot be taken along.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum OrphanError {
+    /// It has names on the host, and the guest has told us none of them.
+    #[error(
+        "host: nodeid {nodeid} has {names} names left that the guest never used, so a destination cannot find it"
+    )]
+    UnknownNames {
+        /// The guest's name for it.
+        nodeid: u64,
+        /// Number of names.
+        names: u32,
+    },
+    /// The unlinked files are too large together.
+    #[error(
+        "host: nodeid {nodeid} is unlinked and its data does not fit into what is left of --migration-orphan-bytes-max ({left} bytes)"
+    )]
+    TooLarge {
+        /// The guest's name for it.
+        nodeid: u64,
+        /// Bytes that are left for it.
+        left: u64,
+    },
+    /// The host refused something.
+    #[error("host: nodeid {nodeid} is unlinked and cannot be read")]
+    Host {
+        /// The guest's name for it.
+        nodeid: u64,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// What the guest wrote could not be put on stable storage.
+    #[error("host: what the guest wrote cannot be synced")]
+    Sync(#[source] Errno),
+}
+
+/// A way to an orphan.
+pub(super) enum Way<'a> {
+    Pinned(Arc<OwnedFd>),
+    Open(BorrowedFd<'a>),
+}
+
+impl Way<'_> {
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Pinned(descriptor) => descriptor.as_fd(),
+            Self::Open(descriptor) => *descriptor,
+        }
+    }
+}
+
+/// A way to the inode, if it is one that has lost its last name, through the guest or behind our back.
+pub(super) fn find<'a>(
+    image: &NodeImage,
+    handle: Option<&'a Handle>,
+) -> Result<Option<Way<'a>>, OrphanError> {
+    let nodeid = image.nodeid;
+    let stat = |descriptor| {
+        stat_descriptor(descriptor).map_err(|source| OrphanError::Host { nodeid, source })
+    };
+    if let (true, Some(pinned)) = (image.locations.is_empty(), &image.pinned) {
+        let names = stat(pinned.as_fd())?.stx_nlink;
+        // Directories count their names differently on each file system; they have one or none.
+        if names > 0 && image.kind != FileKind::Directory {
+            return Err(OrphanError::UnknownNames { nodeid, names });
+        }
+        return Ok(Some(Way::Pinned(Arc::clone(pinned))));
+    }
+    match handle.map(|handle| &handle.target) {
+        Some(Target::File(file)) if stat(file.as_fd())?.stx_nlink == 0 => {
+            Ok(Some(Way::Open(file.as_fd())))
+        }
+        Some(Target::Directory(directory)) if image.locations.is_empty() => {
+            Ok(Some(Way::Open(directory.descriptor())))
+        }
+        Some(Target::File(_) | Target::Directory(_) | Target::Lost) | None
+            if image.locations.is_empty() =>
+        {
+            // Without a way: nothing was left to pin it with.
+            Err(OrphanError::Host {
+                nodeid,
+                source: Errno::STALE,
+            })
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Orphans, and their data.
+pub(super) struct Captured {
+    pub(super) orphans: Vec<OrphanV1>,
+    pub(super) data: Vec<u8>,
+    bytes_max: u64,
+}
+
+impl Captured {
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self {
+            orphans: Vec::new(),
+            data: Vec::new(),
+            bytes_max,
+        }
+    }
+
+    /// Takes along what `descriptor` refers to; nothing of it on an error.
+    pub(super) fn take(
+        &mut self,
+        tables: &Tables,
+        image: &NodeImage,
+        descriptor: BorrowedFd<'_>,
+        with_xattrs: bool,
+    ) -> Result<(), OrphanError> {
+        let nodeid = image.nodeid;
+        let before = self.data.len();
+        let taken = self.take_parts(tables, image, descriptor, with_xattrs);
+        match taken {
+            Ok(Some(orphan)) => {
+                self.orphans.push(orphan);
+                Ok(())
+            }
+            Ok(None) => {
+                self.data.truncate(before);
+                let left = self.left();
+                Err(OrphanError::TooLarge { nodeid, left })
+            }
+            Err(source) => {
+                self.data.truncate(before);
+                Err(OrphanError::Host { nodeid, source })
+            }
+        }
+    }
+
+    fn left(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.data.len() as u64)
+    }
+
+    /// `None` if there is not enough room.
+    fn take_parts(
+        &mut self,
+        tables: &Tables,
+        image: &NodeImage,
+        descriptor: BorrowedFd<'_>,
+        with_xattrs: bool,
+    ) -> Result<Option<OrphanV1>, Errno> {
+        let stat = stat_descriptor(descriptor)?;
+        let mut size = 0;
+        let mut extents = Vec::new();
+        match image.kind {
+            FileKind::Regular => {
+                size = stat.stx_size;
+                let file = tables.host.reopen_unnoticed(descriptor, OFlags::empty())?;
+                match self.take_data(&file, size)? {
+                    Some(found) => extents = found,
+                    None => return Ok(None),
+                }
+            }
+            FileKind::Symlink => {
+                let target = rustix::fs::readlinkat(descriptor, c"", Vec::new())?.into_bytes();
+                size = target.len() as u64;
+                if size > self.left() {
+                    return Ok(None);
+                }
+                extents.push(ExtentV1 {
+                    offset: 0,
+                    length: size,
+                });
+                self.data.extend_from_slice(&target);
+            }
+            FileKind::Directory
+            | FileKind::Fifo
+            | FileKind::Socket
+            | FileKind::CharacterDevice
+            | FileKind::BlockDevice => {}
+        }
+        let xattrs = if with_xattrs {
+            xattrs_of(descriptor)?
+        } else {
+            Vec::new()
+        };
+        Ok(Some(orphan(image.nodeid, &stat, size, extents, xattrs)))
+    }
+
+    fn take_data(&mut self, file: &OwnedFd, size: u64) -> Result<Option<Vec<ExtentV1>>, Errno> {
+        let mut extents = Vec::new();
+        let mut position = 0;
+        while position < size {
+            let start = match rustix::fs::seek(file, SeekFrom::Data(position)) {
+                Ok(start) => start.min(size),
+                Err(Errno::NXIO) => break, // Nothing but a hole until the end.
+                Err(errno) => return Err(errno),
+            };
+            let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
+            if end <= start {
+                break;
+            }
+            if end - start > self.left() {
+                return Ok(None);
+            }
+            let length = self.read_extent(file, start, end)?;
+            if length > 0 {
+                extents.push(ExtentV1 {
+                    offset: start,
+                    length,
+                });
+            }
+            position = end;
+        }
+        Ok(Some(extents))
+    }
+
+    /// Reads from `start` to `end`; less if the file is being cut off on the host.
+    fn read_extent(&mut self, file: &OwnedFd, start: u64, end: u64) -> Result<u64, Errno> {
+        let mut chunk = vec![0; 1 << 20];
+        let mut position = start;
+        while position < end {
+            let wanted =
+                usize::try_from(end - position).map_or(chunk.len(), |w| w.min(chunk.len()));
+            let target = chunk.get_mut(..wanted).unwrap_or_default();
+            let read = rustix::io::pread(file, &mut *target, position)?;
+            if read == 0 {
+                break;
+            }
+            self.data.extend(target.iter().take(read));
+            position += read as u64;
+        }
+        Ok(position - start)
+    }
+}
+
+fn orphan(
+    nodeid: u64,
+    stat: &Statx,
+    size: u64,
+    extents: Vec<ExtentV1>,
+    xattrs: Vec<XattrV1>,
+) -> OrphanV1 {
+    let time = |time: rustix::fs::StatxTimestamp| TimeV1 {
+        seconds: time.tv_sec,
+        nanoseconds: time.tv_nsec,
+    };
+    OrphanV1 {
+        nodeid,
+        mode: stat.stx_mode.into(),
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        rdev: crate::passthrough::kernel_device(stat.stx_rdev_major, stat.stx_rdev_minor),
+        size,
+        atime: time(stat.stx_atime),
+        mtime: time(stat.stx_mtime),
+        xattrs,
+        extents,
+    }
+}
+
+fn xattrs_of(descriptor: BorrowedFd<'_>) -> Result<Vec<XattrV1>, Errno> {
+    let path = ProcPath::new(descriptor);
+    let mut names = Vec::with_capacity(65_536);
+    rustix::fs::listxattr(path.as_c_str(), rustix::buffer::spare_capacity(&mut names))?;
+    let mut xattrs = Vec::new();
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let mut value = Vec::with_capacity(65_536);
+        rustix::fs::getxattr(
+            path.as_c_str(),
+            name,
+            rustix::buffer::spare_capacity(&mut value),
+        )?;
+        value.shrink_to_fit();
+        xattrs.push(XattrV1 {
+            name: name.to_vec(),
+            value,
+        });
+    }
+    Ok(xattrs)
+}

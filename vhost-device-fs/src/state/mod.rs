@@ -1,0 +1,294 @@
+//! What migrates: plain data, and how it is laid out in sections. Knows no file, no descriptor and no guest.
+//!
+//! | section | what it is |
+//! |---|---|
+//! | `FSYS` | one [`ShareV1`] |
+//! | `SESS` | one [`SessionV1`], if the guest had begun a session |
+//! | `MNTS` | table of [`MountV1`], numbered from 0 |
+//! | `INOD` | table of [`NodeV1`]; the root is the first, and a directory comes before what is in it |
+//! | `HNDL` | table of [`HandleV1`] |
+//! | `ORPH` | table of [`OrphanV1`] |
+//! | `ODAT` | the data of all orphans, one after the other |
+//!
+//! All are critical and all but `SESS` must be there. A released struct never changes: a new version of a section
+//! takes its place. What the sections say is believed only after [`FsState::validate`].
+
+use common::state::{
+    DeviceKind, Importance, SchemaSupport, Section, StateError, StateReader, StateSchema,
+    StateWriter, Tag,
+};
+use serde::{Deserialize, Serialize};
+
+mod rules;
+
+pub use self::rules::ForgedState;
+
+const SHARE: Tag = Tag::new(*b"FSYS");
+const SESSION: Tag = Tag::new(*b"SESS");
+const MOUNTS: Tag = Tag::new(*b"MNTS");
+const NODES: Tag = Tag::new(*b"INOD");
+const HANDLES: Tag = Tag::new(*b"HNDL");
+const ORPHANS: Tag = Tag::new(*b"ORPH");
+const ORPHAN_DATA: Tag = Tag::new(*b"ODAT");
+
+/// The state of a file system device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FsState {
+    /// The share, and what the source's operator wanted of it.
+    pub share: ShareV1,
+    /// What the guest and the source agreed on.
+    pub session: Option<SessionV1>,
+    /// The source's mounts below the share.
+    pub mounts: Vec<MountV1>,
+    /// The inodes that the guest knows.
+    pub nodes: Vec<NodeV1>,
+    /// What the guest has open.
+    pub handles: Vec<HandleV1>,
+    /// Inodes without a name, which only live as long as the guest knows them.
+    pub orphans: Vec<OrphanV1>,
+    /// Their data, in their order and in the order of their extents.
+    pub orphan_data: Vec<u8>,
+}
+
+/// The share, and those options that the guest would notice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareV1 {
+    /// The nodeid that is given next.
+    pub next_nodeid: u64,
+    /// The handle that is given next.
+    pub next_handle: u64,
+    /// `--xattr`.
+    pub xattr: bool,
+    /// `--readonly`.
+    pub readonly: bool,
+}
+
+/// The INIT record. Units are those of the FUSE protocol: bytes, pages, requests, nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of fuse::session::SessionOptions"
+)]
+pub struct SessionV1 {
+    pub minor: u32,
+    pub flags_offered: u64,
+    pub flags: u64,
+    pub max_readahead: u32,
+    pub max_write: u32,
+    pub max_pages: u16,
+    pub max_background: u16,
+    pub congestion_threshold: u16,
+    pub time_granularity_ns: u32,
+}
+
+/// A mount of the source's host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountV1 {
+    /// Type of the file system (`f_type` of `statfs(2)`).
+    pub file_system: u64,
+}
+
+/// An inode that the guest knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeV1 {
+    /// The guest's name for it.
+    pub nodeid: u64,
+    /// Its type (`S_IFMT` bits).
+    pub kind: u32,
+    /// Index of its mount.
+    pub mount: u32,
+    /// Inode number on the source's host.
+    pub ino: u64,
+    /// When it was made, in nanoseconds since the epoch; 0 if that is not known.
+    pub birth_ns: u64,
+    /// The inode number that the guest sees.
+    pub ino_shown: u64,
+    /// Lookups that the guest holds.
+    pub lookups: u64,
+    /// Its names, the newest last. None for the root, for orphans and for what is lost.
+    pub locations: Vec<LocationV1>,
+    /// It could not be found in an earlier migration, or not be saved.
+    pub lost: bool,
+}
+
+/// A name of an inode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocationV1 {
+    /// Nodeid of the directory.
+    pub parent: u64,
+    /// Name in it, raw bytes.
+    pub name: Vec<u8>,
+}
+
+/// An open file or directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandleV1 {
+    /// The guest's name for it.
+    pub handle: u64,
+    /// What is open.
+    pub nodeid: u64,
+    /// How the guest opened it: bit 0 read, 1 write, 2 append, 3 non-blocking, 4 data-sync, 5 sync, 6 direct,
+    /// 7 no access time.
+    pub flags: u32,
+    /// Offset of the name that is read next, as the source's file system counts; 0 for a file.
+    pub position: u64,
+    /// The names from there on, for a destination whose file system counts otherwise. `None` for a file, at the
+    /// beginning of a directory, and if there were too many.
+    pub rest: Option<Vec<NameV1>>,
+    /// The offsets are those of a file system before the source's, so `rest` is the only way to go on.
+    pub only_rest: bool,
+    /// It could not be opened in an earlier migration.
+    pub lost: bool,
+}
+
+/// A name that is still to be read from an open directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameV1 {
+    /// Inode number.
+    pub ino: u64,
+    /// Offset after this name.
+    pub next_offset: u64,
+    /// `DT_*`.
+    pub kind: u32,
+    /// The name, raw bytes.
+    pub name: Vec<u8>,
+}
+
+/// An inode that lost its last name while the guest knows it: the destination makes it anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrphanV1 {
+    /// The guest's name for it.
+    pub nodeid: u64,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node, in the kernel's 32-bit form.
+    pub rdev: u32,
+    /// Size in bytes of a regular file or of the target of a link.
+    pub size: u64,
+    /// Last access.
+    pub atime: TimeV1,
+    /// Last change of the data.
+    pub mtime: TimeV1,
+    /// Extended attributes, by name.
+    pub xattrs: Vec<XattrV1>,
+    /// Where there is data, in bytes; the rest of the file is holes. The target of a link is one extent.
+    pub extents: Vec<ExtentV1>,
+}
+
+/// A point in time since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct TimeV1 {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// An extended attribute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct XattrV1 {
+    pub name: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+/// A part of a file, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ExtentV1 {
+    pub offset: u64,
+    pub length: u64,
+}
+
+impl StateSchema for FsState {
+    const KIND: DeviceKind = DeviceKind::Fs;
+    const VERSION: u16 = 1;
+    const VERSION_OLDEST: u16 = 1;
+    const SUPPORT: SchemaSupport = SchemaSupport::Savable;
+
+    fn write(&self, out: &mut StateWriter<'_>) -> Result<(), StateError> {
+        let Self {
+            share,
+            session,
+            mounts,
+            nodes,
+            handles,
+            orphans,
+            orphan_data,
+        } = self;
+        let critical = Importance::Critical;
+        out.section(SHARE, 1, critical, share)?;
+        if let Some(session) = session {
+            out.section(SESSION, 1, critical, session)?;
+        }
+        out.table(MOUNTS, 1, critical, mounts)?;
+        out.table(NODES, 1, critical, nodes)?;
+        out.table(HANDLES, 1, critical, handles)?;
+        out.table(ORPHANS, 1, critical, orphans)?;
+        out.raw(ORPHAN_DATA, 1, critical, orphan_data)
+    }
+
+    fn read(input: &mut StateReader<'_>) -> Result<Self, StateError> {
+        let mut share = None;
+        let mut session = None;
+        let mut mounts = None;
+        let mut nodes = None;
+        let mut handles = None;
+        let mut orphans = None;
+        let mut orphan_data: Option<Vec<u8>> = None;
+        while let Some(section) = input.next_section()? {
+            match (section.tag, section.version) {
+                (SHARE, 1) => once(&mut share, &section)?,
+                (SESSION, 1) => once(&mut session, &section)?,
+                (MOUNTS, 1) => more(&mut mounts, &section)?,
+                (NODES, 1) => more(&mut nodes, &section)?,
+                (HANDLES, 1) => more(&mut handles, &section)?,
+                (ORPHANS, 1) => more(&mut orphans, &section)?,
+                (ORPHAN_DATA, 1) => orphan_data
+                    .get_or_insert_default()
+                    .extend_from_slice(section.bytes()),
+                _ => input.unknown(&section)?,
+            }
+        }
+        Ok(Self {
+            share: required(share, SHARE)?,
+            session,
+            mounts: required(mounts, MOUNTS)?,
+            nodes: required(nodes, NODES)?,
+            handles: required(handles, HANDLES)?,
+            orphans: required(orphans, ORPHANS)?,
+            orphan_data: required(orphan_data, ORPHAN_DATA)?,
+        })
+    }
+}
+
+fn once<T: serde::de::DeserializeOwned>(
+    value: &mut Option<T>,
+    section: &Section,
+) -> Result<(), StateError> {
+    if value.is_some() {
+        let (tag, offset) = (section.tag, section.offset);
+        return Err(StateError::RepeatedSection { tag, offset });
+    }
+    *value = Some(section.decode()?);
+    Ok(())
+}
+
+fn more<T: serde::de::DeserializeOwned>(
+    table: &mut Option<Vec<T>>,
+    section: &Section,
+) -> Result<(), StateError> {
+    let mut items = section.decode_table()?;
+    table.get_or_insert_default().append(&mut items);
+    Ok(())
+}
+
+fn required<T>(value: Option<T>, tag: Tag) -> Result<T, StateError> {
+    value.ok_or(StateError::MissingSection { tag })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! What a state must be like to be believed, whoever wrote it. Knows the plain data only: no file is looked at.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{FsState, HandleV1, NameV1, NodeV1, OrphanV1};
+
+const ROOT: u64 = 1;
+const REGULAR: u32 = 0o100_000;
+const DIRECTORY: u32 = 0o040_000;
+const SYMLINK: u32 = 0o120_000;
+const KINDS: [u32; 7] = [
+    REGULAR, DIRECTORY, SYMLINK, 0o010_000, 0o140_000, 0o020_000, 0o060_000,
+];
+
+/// More lookups than a guest can hold.
+const LOOKUPS_MAX: u64 = 1 << 48;
+/// Names that are remembered of one inode.
+const LOCATIONS_MAX: usize = 8;
+/// Mounts below one share.
+const MOUNTS_MAX: usize = 1 << 16;
+/// Greatest size of a file (`loff_t` of Linux), and of the target of a link (`PATH_MAX`), in bytes.
+const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+const LINK_BYTES_MAX: u64 = 4096;
+/// All symbols of an open file.
+const FLAGS: u32 = (1 << 8) - 1;
+const FLAGS_ACCESS: u32 = 3;
+
+/// The state contradicts itself: nobody who follows the rules writes such a one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ForgedState {
+    #[error("state stream: {0} mounts, where there are 1 to {MOUNTS_MAX}")]
+    Mounts(usize),
+    #[error("state stream: the first inode is not a sound root")]
+    Root,
+    #[error("state stream: nodeid {0} is there twice")]
+    NodeTwice(u64),
+    #[error("state stream: nodeid {nodeid} is not below {next}, which is given next")]
+    NodeidNotGiven { nodeid: u64, next: u64 },
+    #[error("state stream: nodeid {nodeid} is of type {kind:#o}, which does not exist")]
+    Kind { nodeid: u64, kind: u32 },
+    #[error("state stream: nodeid {nodeid} is on mount {mount}, of {mounts}")]
+    Mount {
+        nodeid: u64,
+        mount: u32,
+        mounts: usize,
+    },
+    #[error("state stream: nodeid {nodeid} has {lookups} lookups, more than {LOOKUPS_MAX}")]
+    Lookups { nodeid: u64, lookups: u64 },
+    #[error("state stream: nodeid {0} is neither looked up, nor open, nor the way to anything")]
+    Unused(u64),
+    #[error("state stream: nodeid {nodeid} has {names} names")]
+    Locations { nodeid: u64, names: usize },
+    #[error("state stream: nodeid {0} has a name that is none")]
+    Name(u64),
+    #[error(
+        "state stream: nodeid {nodeid} is in {parent}, which is no directory that comes before it"
+    )]
+    Parent { nodeid: u64, parent: u64 },
+    #[error("state stream: handle {0} is there twice")]
+    HandleTwice(u64),
+    #[error("state stream: handle {handle} is not below {next}, which is given next")]
+    HandleNotGiven { handle: u64, next: u64 },
+    #[error(
+        "state stream: handle {handle} is of nodeid {nodeid}, which is no file and no directory"
+    )]
+    HandleTarget { handle: u64, nodeid: u64 },
+    #[error("state stream: handle {handle} has flags {flags:#x}")]
+    HandleFlags { handle: u64, flags: u32 },
+    #[error("state stream: handle {0} has a position that it cannot have")]
+    HandlePosition(u64),
+    #[error("state stream: orphan {0} is there twice, or is no inode without a name")]
+    Orphan(u64),
+    #[error("state stream: orphan {0} has extents that overlap, or lie outside of it")]
+    OrphanExtents(u64),
+    #[error("state stream: orphan {0} has attributes that it cannot have")]
+    OrphanAttributes(u64),
+    #[error("state stream: {found} bytes of orphans, where they say {expected}")]
+    OrphanData { expected: u64, found: u64 },
+}
+
+impl FsState {
+    /// Whether this state is one that could have been saved.
+    pub fn validate(&self) -> Result<(), ForgedState> {
+        if !(1..=MOUNTS_MAX).contains(&self.mounts.len()) {
+            return Err(ForgedState::Mounts(self.mounts.len()));
+        }
+        let kinds = self.validate_nodes()?;
+        self.validate_handles(&kinds)?;
+        self.validate_orphans()?;
+        self.validate_use()
+    }
+
+    /// Returns the types of the nodes by nodeid.
+    fn validate_nodes(&self) -> Result<HashMap<u64, u32>, ForgedState> {
+        let sound_root = self.nodes.first().is_some_and(|root| {
+            root.nodeid == ROOT && root.kind == DIRECTORY && root.mount == 0 && !root.lost
+        });
+        if !sound_root {
+            return Err(ForgedState::Root);
+        }
+        let orphans: HashSet<u64> = self.orphans.iter().map(|orphan| orphan.nodeid).collect();
+        let mut kinds = HashMap::new();
+        for node in &self.nodes {
+            let nodeid = node.nodeid;
+            self.validate_node(node)?;
+            let nameless = nodeid == ROOT || node.lost || orphans.contains(&nodeid);
+            let names = node.locations.len();
+            let names_max = match node.kind {
+                _ if nodeid == ROOT || orphans.contains(&nodeid) => 0,
+                DIRECTORY => 1,
+                _ => LOCATIONS_MAX,
+            };
+            if names > names_max || (names == 0 && !nameless) {
+                return Err(ForgedState::Locations { nodeid, names });
+            }
+            for location in &node.locations {
+                let parent = location.parent;
+                if !is_name(&location.name) || matches!(location.name.as_slice(), b"." | b"..") {
+                    return Err(ForgedState::Name(nodeid));
+                }
+                // Only parents that were seen already: no circle can be made of them.
+                if kinds.get(&parent) != Some(&DIRECTORY) {
+                    return Err(ForgedState::Parent { nodeid, parent });
+                }
+            }
+            if kinds.insert(nodeid, node.kind).is_some() {
+                return Err(ForgedState::NodeTwice(nodeid));
+            }
+        }
+        Ok(kinds)
+    }
+
+    fn validate_node(&self, node: &NodeV1) -> Result<(), ForgedState> {
+        let NodeV1 {
+            nodeid,
+            kind,
+            mount,
+            lookups,
+            ..
+        } = *node;
+        let next = self.share.next_nodeid;
+        if nodeid == 0 || nodeid >= next {
+            return Err(ForgedState::NodeidNotGiven { nodeid, next });
+        }
+        if !KINDS.contains(&kind) {
+            return Err(ForgedState::Kind { nodeid, kind });
+        }
+        let mounts = self.mounts.len();
+        if u64::from(mount) >= mounts as u64 {
+            return Err(ForgedState::Mount {
+                nodeid,
+                mount,
+                mounts,
+            });
+        }
+        if lookups > LOOKUPS_MAX {
+            return Err(ForgedState::Lookups { nodeid, lookups });
+        }
+        Ok(())
+    }
+
+    fn validate_handles(&self, kinds: &HashMap<u64, u32>) -> Result<(), ForgedState> {
+        let next = self.share.next_handle;
+        let mut seen = HashSet::new();
+        for handle in &self.handles {
+            let HandleV1 {
+                handle: number,
+                nodeid,
+                flags,
+                position,
+                rest,
+                only_rest,
+                lost: _,
+            } = handle;
+            let (handle, nodeid, flags) = (*number, *nodeid, *flags);
+            if handle == 0 || handle >= next {
+                return Err(ForgedState::HandleNotGiven { handle, next });
+            }
+            if !seen.insert(handle) {
+                return Err(ForgedState::HandleTwice(handle));
+            }
+            let Some(kind @ (&REGULAR | &DIRECTORY)) = kinds.get(&nodeid) else {
+                return Err(ForgedState::HandleTarget { handle, nodeid });
+            };
+            if flags & !FLAGS != 0 || flags & FLAGS_ACCESS == 0 {
+                return Err(ForgedState::HandleFlags { handle, flags });
+            }
+            let directory = *kind == DIRECTORY;
+            let names = rest.as_deref().unwrap_or_default();
+            let sound = (directory || (*position == 0 && rest.is_none()))
+                && *position <= FILE_BYTES_MAX
+                && (rest.is_some() || !only_rest)
+                && names.iter().all(|NameV1 { name, .. }| is_name(name));
+            if !sound {
+                return Err(ForgedState::HandlePosition(handle));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_orphans(&self) -> Result<(), ForgedState> {
+        let kinds: HashMap<u64, u32> = self
+            .nodes
+            .iter()
+            .filter(|node| !node.lost)
+            .map(|node| (node.nodeid, node.kind))
+            .collect();
+        let mut seen = HashSet::new();
+        let mut expected: u64 = 0;
+        for orphan in &self.orphans {
+            let nodeid = orphan.nodeid;
+            let kind = kinds.get(&nodeid).copied();
+            if nodeid == ROOT || !seen.insert(nodeid) || kind != Some(orphan.mode & 0o170_000) {
+                return Err(ForgedState::Orphan(nodeid));
+            }
+            validate_orphan(orphan)?;
+            // Extents do not overlap, so the sum of one file's fits; that of all files may not.
+            for extent in &orphan.extents {
+                expected = expected.saturating_add(extent.length);
+            }
+        }
+        let found = self.orphan_data.len() as u64;
+        if expected == found {
+            Ok(())
+        } else {
+            Err(ForgedState::OrphanData { expected, found })
+        }
+    }
+
+    /// What nobody refers to would stay for ever.
+    fn validate_use(&self) -> Result<(), ForgedState> {
+        let open = self.handles.iter().map(|handle| handle.nodeid);
+        let locations = self.nodes.iter().flat_map(|node| &node.locations);
+        let used: HashSet<u64> = open
+            .chain(locations.map(|location| location.parent))
+            .collect();
+        let unused = self
+            .nodes
+            .iter()
+            .find(|node| node.nodeid != ROOT && node.lookups == 0 && !used.contains(&node.nodeid));
+        unused.map_or(Ok(()), |node| Err(ForgedState::Unused(node.nodeid)))
+    }
+}
+
+fn validate_orphan(orphan: &OrphanV1) -> Result<(), ForgedState> {
+    let nodeid = orphan.nodeid;
+    let size_max = match orphan.mode & 0o170_000 {
+        REGULAR => FILE_BYTES_MAX,
+        SYMLINK => LINK_BYTES_MAX,
+        _ => 0,
+    };
+    let attributes = orphan.size <= size_max
+        && orphan.mode & !0o177_777 == 0
+        && orphan.uid != u32::MAX
+        && orphan.gid != u32::MAX
+        && [orphan.atime, orphan.mtime]
+            .iter()
+            .all(|time| time.nanoseconds < 1_000_000_000)
+        && orphan
+            .xattrs
+            .iter()
+            .all(|xattr| is_name_of_xattr(&xattr.name) && xattr.value.len() <= 65_536);
+    if !attributes {
+        return Err(ForgedState::OrphanAttributes(nodeid));
+    }
+    let mut end = 0;
+    for extent in &orphan.extents {
+        let next = extent.offset.checked_add(extent.length);
+        let next = next.filter(|next| *next <= orphan.size && extent.length > 0);
+        match next {
+            Some(next) if extent.offset >= end => end = next,
+            _ => return Err(ForgedState::OrphanExtents(nodeid)),
+        }
+    }
+    let whole = orphan.extents.first().map_or(0, |extent| extent.length);
+    if orphan.mode & 0o170_000 == SYMLINK && (whole != orphan.size || whole == 0) {
+        return Err(ForgedState::OrphanExtents(nodeid));
+    }
+    Ok(())
+}
+
+fn is_name(name: &[u8]) -> bool {
+    (1..=255).contains(&name.len()) && !name.iter().any(|byte| matches!(byte, b'/' | 0))
+}
+
+fn is_name_of_xattr(name: &[u8]) -> bool {
+    (1..=255).contains(&name.len()) && !name.contains(&0)
+}

@@ -1,0 +1,379 @@
+//! Each rule, broken once; and the states of released versions.
+
+use std::path::Path;
+
+use common::state::golden::check;
+
+use super::*;
+
+fn time(seconds: i64) -> TimeV1 {
+    TimeV1 {
+        seconds,
+        nanoseconds: 999_999_999,
+    }
+}
+
+fn node(nodeid: u64, kind: u32, locations: &[(u64, &[u8])]) -> NodeV1 {
+    NodeV1 {
+        nodeid,
+        kind,
+        mount: 0,
+        ino: nodeid + 1_000,
+        birth_ns: nodeid + 2_000,
+        ino_shown: nodeid + 3_000,
+        lookups: nodeid + 4_000,
+        locations: locations
+            .iter()
+            .map(|(parent, name)| LocationV1 {
+                parent: *parent,
+                name: name.to_vec(),
+            })
+            .collect(),
+        lost: false,
+    }
+}
+
+fn handle(handle: u64, nodeid: u64, flags: u32) -> HandleV1 {
+    HandleV1 {
+        handle,
+        nodeid,
+        flags,
+        position: 0,
+        rest: None,
+        only_rest: false,
+        lost: false,
+    }
+}
+
+fn handles() -> Vec<HandleV1> {
+    vec![
+        handle(3, 5, 0b0010_0111),
+        HandleV1 {
+            position: 1 << 62,
+            rest: Some(vec![
+                NameV1 {
+                    ino: 21,
+                    next_offset: 22,
+                    kind: 4,
+                    name: b"..".to_vec(),
+                },
+                NameV1 {
+                    ino: 23,
+                    next_offset: 24,
+                    kind: 8,
+                    name: b"file".to_vec(),
+                },
+            ]),
+            only_rest: true,
+            ..handle(4, 7, 1)
+        },
+        HandleV1 {
+            lost: true,
+            ..handle(6, 9, 2)
+        },
+    ]
+}
+
+/// Everything there can be, once.
+fn typical() -> FsState {
+    let orphan = OrphanV1 {
+        nodeid: 9,
+        mode: 0o100_604,
+        uid: 11,
+        gid: 12,
+        rdev: 0,
+        size: 1 << 33,
+        atime: time(-13),
+        mtime: time(14),
+        xattrs: vec![XattrV1 {
+            name: b"user.a".to_vec(),
+            value: b"value".to_vec(),
+        }],
+        extents: vec![
+            ExtentV1 {
+                offset: 1,
+                length: 3,
+            },
+            ExtentV1 {
+                offset: 1 << 32,
+                length: 2,
+            },
+        ],
+    };
+    let link = OrphanV1 {
+        nodeid: 10,
+        mode: 0o120_777,
+        size: 6,
+        xattrs: Vec::new(),
+        extents: vec![ExtentV1 {
+            offset: 0,
+            length: 6,
+        }],
+        ..orphan.clone()
+    };
+    let mut lost = node(12, 0o140_000, &[]);
+    lost.lost = true;
+    let mut on_submount = node(11, 0o040_000, &[(7, b"mnt")]);
+    on_submount.mount = 1;
+    FsState {
+        share: ShareV1 {
+            next_nodeid: 77,
+            next_handle: 88,
+            xattr: true,
+            readonly: false,
+        },
+        session: Some(SessionV1 {
+            minor: 38,
+            flags_offered: 0x1_2345_6789,
+            flags: 0x1_0345_0088,
+            max_readahead: 131_072,
+            max_write: 1 << 20,
+            max_pages: 256,
+            max_background: 65_535,
+            congestion_threshold: 49_149,
+            time_granularity_ns: 1,
+        }),
+        mounts: vec![
+            MountV1 {
+                file_system: 0xef53,
+            },
+            MountV1 {
+                file_system: 0x0102_1994,
+            },
+        ],
+        nodes: vec![
+            node(1, 0o040_000, &[]),
+            node(7, 0o040_000, &[(1, b"dir")]),
+            node(5, 0o100_000, &[(1, b"a"), (7, b"caf\xe9 (deleted)")]),
+            node(9, 0o100_000, &[]),
+            node(10, 0o120_000, &[]),
+            on_submount,
+            lost,
+        ],
+        handles: handles(),
+        orphans: vec![orphan, link],
+        orphan_data: b"datXYtarget".to_vec(),
+    }
+}
+
+/// A guest that was never started.
+fn fresh() -> FsState {
+    FsState {
+        share: ShareV1 {
+            next_nodeid: 2,
+            next_handle: 1,
+            xattr: false,
+            readonly: true,
+        },
+        session: None,
+        mounts: vec![MountV1 {
+            file_system: 0x5846_5342,
+        }],
+        nodes: vec![node(1, 0o040_000, &[])],
+        handles: Vec::new(),
+        orphans: Vec::new(),
+        orphan_data: Vec::new(),
+    }
+}
+
+#[test]
+fn golden_states() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    check(&folder, &[("fresh", fresh()), ("typical", typical())]);
+    assert_eq!(fresh().validate(), Ok(()));
+    assert_eq!(typical().validate(), Ok(()));
+}
+
+#[track_caller]
+fn refused(change: impl FnOnce(&mut FsState), expected: ForgedState) {
+    let mut state = typical();
+    change(&mut state);
+    assert_eq!(state.validate(), Err(expected));
+}
+
+#[test]
+fn forged_mounts_and_roots() {
+    refused(|state| state.mounts.clear(), ForgedState::Mounts(0));
+    refused(|state| state.nodes.clear(), ForgedState::Root);
+    refused(|state| state.nodes[0].kind = 0o100_000, ForgedState::Root);
+    refused(|state| state.nodes[0].lost = true, ForgedState::Root);
+    refused(|state| state.nodes[0].mount = 1, ForgedState::Root);
+    refused(|state| state.nodes.swap(0, 1), ForgedState::Root);
+    let in_itself = LocationV1 {
+        parent: 1,
+        name: b"x".to_vec(),
+    };
+    let names = ForgedState::Locations {
+        nodeid: 1,
+        names: 1,
+    };
+    refused(|state| state.nodes[0].locations.push(in_itself), names);
+}
+
+#[test]
+fn forged_nodes() {
+    refused(|state| state.nodes[2].nodeid = 7, ForgedState::NodeTwice(7));
+    let not_given = |nodeid| ForgedState::NodeidNotGiven { nodeid, next: 77 };
+    refused(|state| state.nodes[2].nodeid = 77, not_given(77));
+    refused(|state| state.nodes[2].nodeid = 0, not_given(0));
+    let kind = ForgedState::Kind {
+        nodeid: 5,
+        kind: 0o170_000,
+    };
+    refused(|state| state.nodes[2].kind = 0o170_000, kind);
+    let mount = ForgedState::Mount {
+        nodeid: 5,
+        mount: 2,
+        mounts: 2,
+    };
+    refused(|state| state.nodes[2].mount = 2, mount);
+    let lookups = (1 << 48) + 1;
+    refused(
+        |state| state.nodes[2].lookups = lookups,
+        ForgedState::Lookups { nodeid: 5, lookups },
+    );
+    refused(|state| state.nodes[5].lookups = 0, ForgedState::Unused(11));
+}
+
+#[test]
+fn forged_names() {
+    for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0", &[b'x'; 256]] {
+        refused(
+            |state| state.nodes[2].locations[1].name = name.to_vec(),
+            ForgedState::Name(5),
+        );
+    }
+    let none = ForgedState::Locations {
+        nodeid: 5,
+        names: 0,
+    };
+    refused(|state| state.nodes[2].locations.clear(), none);
+    let many = ForgedState::Locations {
+        nodeid: 5,
+        names: 9,
+    };
+    refused(
+        |state| state.nodes[2].locations = vec![state.nodes[2].locations[0].clone(); 9],
+        many,
+    );
+    let two = ForgedState::Locations {
+        nodeid: 7,
+        names: 2,
+    };
+    refused(
+        |state| state.nodes[1].locations = vec![state.nodes[1].locations[0].clone(); 2],
+        two,
+    );
+    let of_orphan = ForgedState::Locations {
+        nodeid: 9,
+        names: 1,
+    };
+    refused(
+        |state| state.nodes[3].locations = state.nodes[1].locations.clone(),
+        of_orphan,
+    );
+}
+
+#[test]
+fn forged_parents() {
+    let parent = |nodeid, parent| ForgedState::Parent { nodeid, parent };
+    refused(|state| state.nodes[1].locations[0].parent = 7, parent(7, 7));
+    refused(
+        |state| state.nodes[1].locations[0].parent = 11,
+        parent(7, 11),
+    );
+    refused(
+        |state| state.nodes[5].locations[0].parent = 5,
+        parent(11, 5),
+    );
+    refused(
+        |state| state.nodes[5].locations[0].parent = 66,
+        parent(11, 66),
+    );
+}
+
+#[test]
+fn forged_handles() {
+    refused(
+        |state| state.handles[1].handle = 3,
+        ForgedState::HandleTwice(3),
+    );
+    let not_given = |handle| ForgedState::HandleNotGiven { handle, next: 88 };
+    refused(|state| state.handles[0].handle = 88, not_given(88));
+    refused(|state| state.handles[0].handle = 0, not_given(0));
+    let target = |nodeid| ForgedState::HandleTarget { handle: 3, nodeid };
+    refused(|state| state.handles[0].nodeid = 66, target(66));
+    refused(|state| state.handles[0].nodeid = 10, target(10));
+    for flags in [0, 4, 1 | 1 << 8, u32::MAX] {
+        refused(
+            |state| state.handles[0].flags = flags,
+            ForgedState::HandleFlags { handle: 3, flags },
+        );
+    }
+    let position = ForgedState::HandlePosition;
+    refused(|state| state.handles[0].position = 1, position(3));
+    refused(
+        |state| state.handles[0].rest = Some(Vec::new()),
+        position(3),
+    );
+    refused(|state| state.handles[1].position = 1 << 63, position(4));
+    refused(|state| state.handles[0].only_rest = true, position(3));
+    let rest = |state: &mut FsState, name: &[u8]| {
+        state.handles[1].rest.as_mut().unwrap()[1].name = name.to_vec();
+    };
+    refused(|state| rest(state, b"a/b"), position(4));
+    refused(|state| rest(state, b""), position(4));
+}
+
+#[test]
+fn forged_orphans() {
+    refused(
+        |state| state.orphans[1].nodeid = 1,
+        ForgedState::Locations {
+            nodeid: 10,
+            names: 0,
+        },
+    );
+    refused(
+        |state| state.orphans[0].mode = 0o040_755,
+        ForgedState::Orphan(9),
+    );
+    let twice = |state: &mut FsState| state.orphans.push(state.orphans[0].clone());
+    refused(twice, ForgedState::Orphan(9));
+    refused(|state| state.nodes[3].lost = true, ForgedState::Orphan(9));
+    let attributes = ForgedState::OrphanAttributes(9);
+    refused(|state| state.orphans[0].size = 1 << 63, attributes);
+    refused(|state| state.orphans[0].uid = u32::MAX, attributes);
+    refused(|state| state.orphans[0].gid = u32::MAX, attributes);
+    refused(|state| state.orphans[0].mode |= 1 << 16, attributes);
+    refused(
+        |state| state.orphans[0].mtime.nanoseconds = 1_000_000_000,
+        attributes,
+    );
+    refused(|state| state.orphans[0].xattrs[0].name.clear(), attributes);
+    refused(
+        |state| state.orphans[0].xattrs[0].value = vec![0; 65_537],
+        attributes,
+    );
+    refused(
+        |state| state.orphans[1].size = 4_097,
+        ForgedState::OrphanAttributes(10),
+    );
+    let extents = ForgedState::OrphanExtents(9);
+    refused(|state| state.orphans[0].extents[0].length = 0, extents);
+    refused(|state| state.orphans[0].extents[1].offset = 3, extents);
+    refused(
+        |state| state.orphans[0].extents[1].offset = u64::MAX,
+        extents,
+    );
+    refused(|state| state.orphans[0].size = 1 << 32, extents);
+    refused(
+        |state| state.orphans[1].size = 5,
+        ForgedState::OrphanExtents(10),
+    );
+    let short = ForgedState::OrphanData {
+        expected: 11,
+        found: 10,
+    };
+    refused(|state| state.orphan_data.truncate(10), short);
+}
