@@ -20,6 +20,7 @@ use common::state::{
     read_state,
 };
 use serde_json::{Value, json};
+use vhost_device_fs::state::FsState;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -118,8 +119,9 @@ fn decode(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Decoded {
         return Decoded::No;
     };
     match DeviceKind::from_u16(header.kind) {
+        Some(DeviceKind::Fs) => decode_as::<FsState>(bytes, limits),
         Some(DeviceKind::Null) => decode_as::<NullState>(bytes, limits),
-        Some(DeviceKind::Fs | DeviceKind::Gpu | DeviceKind::Scsi) | None => Decoded::No,
+        Some(DeviceKind::Gpu | DeviceKind::Scsi) | None => Decoded::No,
     }
 }
 
@@ -365,6 +367,18 @@ mod tests {
                 "whole and sound: 1 sections, 104 bytes, every section decodes"
             )
         );
+
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vhost-device-fs/golden/v1");
+        for file in std::fs::read_dir(golden).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension() == Some("state".as_ref()) {
+                let (code, text) = judged(&std::fs::read(&path).unwrap(), Some(DeviceKind::Fs));
+                assert!(
+                    code == 0 && text.ends_with("every section decodes"),
+                    "{text}"
+                );
+            }
+        }
 
         let mut bytes = Vec::new();
         write_state(&NoState::<{ DeviceKind::Null.as_u16() }>, 1, &mut bytes).unwrap();
