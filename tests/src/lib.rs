@@ -5,6 +5,7 @@ pub mod daemon_runner;
 pub mod fs_daemon;
 pub mod fuse_client;
 pub mod guest;
+pub mod in_process;
 pub mod null_device;
 pub mod probe_device;
 pub mod qemu;
