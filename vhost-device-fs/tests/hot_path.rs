@@ -1,4 +1,4 @@
-//! Does serving a request allocate? Not for GETATTR, READ and WRITE, of which a busy guest sends a hundred
+//! Does serving a request allocate? Not for LOOKUP, GETATTR, READ and WRITE, of which a busy guest sends a hundred
 //! thousand a second.
 
 #![expect(
@@ -122,6 +122,11 @@ fn requests_of_the_hot_path_allocate_nothing() {
     );
     let (entry, open) = <(EntryOut, OpenOut)>::take(&mut created.as_slice()).unwrap();
 
+    std::fs::create_dir(directory.path().join("sub")).unwrap();
+    std::fs::write(directory.path().join("sub/deep"), "").unwrap();
+    let sub = request(Opcode::Lookup, ROOT_NODEID, b"sub\0");
+    let sub = EntryOut::take(&mut serve(server, &mut buffers, &sub).as_slice()).unwrap();
+
     let read = bytes(&ReadIn {
         handle: open.handle,
         size: 4096,
@@ -154,6 +159,15 @@ fn requests_of_the_hot_path_allocate_nothing() {
         (
             "GETATTR of a handle",
             request(Opcode::GetAttr, entry.nodeid, &with_handle),
+        ),
+        ("LOOKUP", request(Opcode::Lookup, ROOT_NODEID, b"file\0")),
+        (
+            "LOOKUP of a directory",
+            request(Opcode::Lookup, ROOT_NODEID, b"sub\0"),
+        ),
+        (
+            "LOOKUP below it",
+            request(Opcode::Lookup, sub.nodeid, b"deep\0"),
         ),
     ];
     for (name, request) in &requests {

@@ -141,7 +141,7 @@ impl FileSystem {
         name: Name<'_>,
     ) -> FsResult<Entry> {
         let (sighting, stat) = tables.see_name(directory, name)?;
-        self.entry(tables, sighting, &stat, Some(Location::new(parent, name)))
+        self.entry(tables, sighting, &stat, Some((parent, name)))
     }
 
     /// Enters what was just made or opened as `name` in `parent`.
@@ -153,7 +153,7 @@ impl FileSystem {
         name: Name<'_>,
     ) -> FsResult<Entry> {
         let (sighting, stat) = tables.see_descriptor(descriptor.as_fd())?;
-        self.entry(tables, sighting, &stat, Some(Location::new(parent, name)))
+        self.entry(tables, sighting, &stat, Some((parent, name)))
     }
 
     /// The guest holds one more lookup of what was seen.
@@ -162,17 +162,24 @@ impl FileSystem {
         tables: &Tables,
         sighting: Sighting,
         stat: &Statx,
-        location: Option<Location>,
+        place: Option<(u64, Name<'_>)>,
     ) -> FsResult<Entry> {
-        let is_submount = match &location {
-            Some(location) if sighting.kind == FileKind::Directory => {
+        let is_submount = match place {
+            Some((parent, _)) if sighting.kind == FileKind::Directory => {
                 self.host.config.announce_submounts
                     && self.session().is_some_and(|session| session.submounts())
-                    && tables.nodes.traits(location.parent)?.mount != sighting.identity.mount
+                    && tables.nodes.traits(parent)?.mount != sighting.identity.mount
             }
             _ => false,
         };
-        let known = tables.nodes.found(sighting, location)?;
+        let again =
+            place.and_then(|(parent, name)| tables.nodes.found_again(sighting, parent, name));
+        let known = if let Some(known) = again {
+            known
+        } else {
+            let location = place.map(|(parent, name)| Location::new(parent, name));
+            tables.nodes.found(sighting, location)?
+        };
         Ok(Entry {
             nodeid: known.nodeid,
             generation: 0, // A nodeid is never given twice.

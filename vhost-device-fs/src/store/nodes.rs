@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::descriptors::DescriptorCache;
-use super::{FileKind, Identity};
+use super::{FileKind, Identity, Name};
 use crate::operations::{FsResult, ROOT_NODEID};
 use record::Record;
 pub(crate) use record::{Known, Location, NodeImage, Sighting, Traits, View};
@@ -95,6 +95,29 @@ impl NodeStore {
         &all[usize::try_from(number % count).unwrap_or(0)]
     }
 
+    /// The guest found `sighting` where it found it the last time: it holds one more lookup of it. `None`, and nothing
+    /// happened, if that is not so. What most lookups are; allocates nothing.
+    pub(crate) fn found_again(
+        &self,
+        sighting: Sighting,
+        parent: u64,
+        name: Name<'_>,
+    ) -> Option<Known> {
+        let identities = self.identity_shard(&sighting.identity);
+        let nodeid = *identities.get(&sighting.identity)?;
+        let mut shard = self.shard(nodeid);
+        let record = shard.records.get_mut(&nodeid)?;
+        let newest = record.locations.last()?;
+        let same_place = newest.parent == parent && *newest.name == *name.bytes();
+        (same_place && record.is_of(sighting.kind)).then(|| {
+            record.lookups = record.lookups.saturating_add(1);
+            Known {
+                nodeid,
+                ino_shown: record.ino_shown,
+            }
+        })
+    }
+
     /// The guest found `sighting` at `location`, or made it without a name: it holds one more lookup of it.
     ///
     /// `ESTALE` if the directory is unknown.
@@ -109,8 +132,7 @@ impl NodeStore {
             let found = known_id.and_then(|nodeid| {
                 let mut shard = self.shard(nodeid);
                 let record = shard.records.get_mut(&nodeid)?;
-                // Another type: the inode number was given to another file. That one gets another nodeid.
-                (record.kind == sighting.kind && !record.lost).then(|| {
+                record.is_of(sighting.kind).then(|| {
                     record.lookups = record.lookups.saturating_add(1);
                     if let Some(location) = location.clone() {
                         released = record.add_location(location);

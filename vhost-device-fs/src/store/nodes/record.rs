@@ -110,6 +110,12 @@ impl Record {
         self.lookups == 0 && self.references == 0
     }
 
+    /// Whether it is what the guest means by an inode of this type. If the type is another one, the inode number was
+    /// given to another file, and that one gets another nodeid.
+    pub(super) fn is_of(&self, kind: FileKind) -> bool {
+        self.kind == kind && !self.lost
+    }
+
     /// Adds a name, and returns the parents of the names that it replaces: a reference to each is to be given up.
     pub(super) fn add_location(&mut self, location: Location) -> Vec<u64> {
         let mut replaced = Vec::new();

@@ -53,6 +53,29 @@ fn one_inode_is_one_node_whatever_its_name() {
 }
 
 #[test]
+fn the_way_for_what_is_known_takes_nothing_else() {
+    let store = store();
+    let file = sighting(10, FileKind::Regular);
+    let again = |sighting, parent, name: &str| {
+        store.found_again(sighting, parent, Name::new(name.as_bytes()).unwrap())
+    };
+    assert_eq!(again(file, ROOT_NODEID, "a"), None, "not known yet");
+    let known = store.found(file, Some(named(ROOT_NODEID, "a"))).unwrap();
+    assert_eq!(again(file, ROOT_NODEID, "b"), None, "another name");
+    assert_eq!(again(file, 77, "a"), None, "another directory");
+    let other = sighting(10, FileKind::Symlink);
+    assert_eq!(again(other, ROOT_NODEID, "a"), None, "another type");
+    let other = sighting(11, FileKind::Regular);
+    assert_eq!(again(other, ROOT_NODEID, "a"), None, "another inode");
+    assert_eq!(again(file, ROOT_NODEID, "a"), Some(known));
+    store.forget(known.nodeid, 1);
+    assert!(store.view(known.nodeid).is_ok(), "found twice");
+    store.forget(known.nodeid, 1);
+    assert_eq!(again(file, ROOT_NODEID, "a"), None, "forgotten");
+    assert_eq!(count(&store), 1);
+}
+
+#[test]
 fn nodeids_are_never_given_twice() {
     let store = store();
     let file = sighting(10, FileKind::Regular);
