@@ -3,9 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::process::{Signal, kill_process};
+use tests::fs_daemon;
 use tests::qemu::fs_machine::{FsMachine, check_share};
-use tests::qemu::{Rig, Start, channel};
+use tests::qemu::{Rig, Start, channel, migration, snapshot};
 
 /// A rig, an empty share, and a machine that works on it.
 fn working_machine() -> Result<(Rig, PathBuf, FsMachine)> {
@@ -50,4 +52,106 @@ fn damage_on_the_share_is_noticed_in_the_guest() -> Result<()> {
     assert!(machine.verify().is_err());
     std::fs::write(&file, content)?;
     finish(&share, machine)
+}
+
+#[test]
+fn a_snapshot_goes_on_in_another_machine() -> Result<()> {
+    let (rig, share, mut first) = working_machine()?;
+    let before = first.verify()?;
+    let file = rig.path("snapshot");
+    let outcome = migration::save(&mut first.vm, &file)?;
+    outcome.completed()?;
+    first.quit()?;
+
+    let mut second = FsMachine::start(&rig, "second", Start::Incoming, &share)?;
+    migration::restore(&mut second.vm, &file)?;
+    assert!(second.verify()? >= before);
+    finish(&share, second)
+}
+
+#[test]
+fn a_guest_goes_on_after_its_snapshot() -> Result<()> {
+    let (rig, share, mut machine) = working_machine()?;
+    for name in ["one", "two"] {
+        let outcome = migration::save(&mut machine.vm, &rig.path(name))?;
+        outcome.completed()?;
+        machine.vm.cont()?;
+        machine.verify()?;
+    }
+    finish(&share, machine)
+}
+
+#[test]
+fn a_guest_is_migrated_twice_while_a_program_writes() -> Result<()> {
+    let (rig, share, mut machine) = working_machine()?;
+    for name in ["second", "third"] {
+        let mut next = FsMachine::start(&rig, name, Start::Incoming, &share)?;
+        let socket = rig.path(&format!("{name}.migration"));
+        let outcome = migration::live(&mut machine.vm, &mut next.vm, &socket)?;
+        let transfer = outcome.completed()?;
+        println!(
+            "{transfer:?} {:?}",
+            fs_daemon::saved_state(&machine.daemon)?
+        );
+        machine.quit()?;
+        next.verify()?;
+        machine = next;
+    }
+    finish(&share, machine)
+}
+
+#[test]
+fn a_failed_migration_leaves_the_source_running() -> Result<()> {
+    let (rig, share, mut source) = working_machine()?;
+    for failure in ["dead", "killed", "damaged"] {
+        let mut destination = FsMachine::start(&rig, failure, Start::Incoming, &share)?;
+        let listen = rig.path(&format!("{failure}.listen"));
+        let between = rig.path(&format!("{failure}.between"));
+        let victim = destination.daemon.id();
+        let seen = match failure {
+            "dead" => {
+                destination.daemon.kill()?;
+                channel::intercept(&between, &listen, |_| {})?
+            }
+            // The state is on its way, and its reader is gone. The signal fails only if it was before.
+            "killed" => channel::intercept(&between, &listen, move |_| {
+                let _ = kill_process(victim, Signal::KILL);
+            })?,
+            _ => channel::intercept(&between, &listen, channel::damage)?,
+        };
+        let outcome =
+            migration::live_through(&mut source.vm, &mut destination.vm, &between, &listen)?;
+        let reported = outcome.failed()?;
+        println!("{failure}: {}", reported.reason);
+        assert!(seen.get(), "failed before the state: {}", reported.report);
+        drop(destination);
+        source.vm.wait_status("running")?;
+        source.verify()?;
+    }
+    // After all that, it can still be migrated.
+    let mut next = FsMachine::start(&rig, "next", Start::Incoming, &share)?;
+    let socket = rig.path("next.migration");
+    let outcome = migration::live(&mut source.vm, &mut next.vm, &socket)?;
+    outcome.completed()?;
+    source.quit()?;
+    finish(&share, next)
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused() -> Result<()> {
+    let (rig, share, mut first) = working_machine()?;
+    let file = rig.path("snapshot");
+    let outcome = migration::save(&mut first.vm, &file)?;
+    outcome.completed()?;
+    let mut bytes = std::fs::read(&file)?;
+    let start = snapshot::find(&bytes).context("the snapshot has no device state")?;
+    channel::damage(&mut bytes[start..]);
+    std::fs::write(&file, bytes)?;
+
+    let mut second = FsMachine::start(&rig, "second", Start::Incoming, &share)?;
+    assert!(migration::restore(&mut second.vm, &file).is_err());
+    drop(second);
+    // The original loses nothing by it.
+    first.vm.cont()?;
+    finish(&share, first)
 }
