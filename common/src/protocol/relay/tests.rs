@@ -1,3 +1,5 @@
+//! The relay between a front-end and a stock daemon that the test plays.
+
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;

@@ -1,3 +1,5 @@
+//! Files that are shorter than the message says.
+
 use std::fs::File;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
