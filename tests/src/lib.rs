@@ -1,6 +1,7 @@
 //! What the tests of the whole are made of. Nothing depends on this crate but `xtask`.
 
 pub mod bridge;
+pub mod conformance;
 pub mod daemon_runner;
 pub mod fs_daemon;
 pub mod fuse_client;
