@@ -107,15 +107,8 @@ impl NodeStore {
         let nodeid = *identities.get(&sighting.identity)?;
         let mut shard = self.shard(nodeid);
         let record = shard.records.get_mut(&nodeid)?;
-        let newest = record.locations.last()?;
-        let same_place = newest.parent == parent && *newest.name == *name.bytes();
-        (same_place && record.is_of(sighting.kind)).then(|| {
-            record.lookups = record.lookups.saturating_add(1);
-            Known {
-                nodeid,
-                ino_shown: record.ino_shown,
-            }
-        })
+        let same = record.is_of(sighting.kind) && record.is_newest_at(parent, name);
+        same.then(|| record.look_up(nodeid))
     }
 
     /// The guest found `sighting` at `location`, or made it without a name: it holds one more lookup of it.
@@ -133,34 +126,28 @@ impl NodeStore {
                 let mut shard = self.shard(nodeid);
                 let record = shard.records.get_mut(&nodeid)?;
                 record.is_of(sighting.kind).then(|| {
-                    record.lookups = record.lookups.saturating_add(1);
                     if let Some(location) = location.clone() {
                         released = record.add_location(location);
                     }
-                    Known {
-                        nodeid,
-                        ino_shown: record.ino_shown,
-                    }
+                    record.look_up(nodeid)
                 })
             });
             found.unwrap_or_else(|| {
                 let nodeid = self.next.fetch_add(1, Ordering::Relaxed);
-                let record = Record {
+                let mut record = Record {
                     identity: sighting.identity,
                     kind: sighting.kind,
                     ino_shown: sighting.identity.ino,
-                    lookups: 1,
+                    lookups: 0,
                     references: 0,
                     locations: location.into_iter().collect(),
                     pinned: None,
                     lost: false,
                 };
+                let known = record.look_up(nodeid);
                 self.shard(nodeid).records.insert(nodeid, record);
                 identities.insert(sighting.identity, nodeid);
-                Known {
-                    nodeid,
-                    ino_shown: sighting.identity.ino,
-                }
+                known
             })
         };
         self.release_all(released);

@@ -116,6 +116,21 @@ impl Record {
         self.kind == kind && !self.lost
     }
 
+    /// Whether this is where it was found the last time.
+    pub(super) fn is_newest_at(&self, parent: u64, name: Name<'_>) -> bool {
+        let newest = self.locations.last();
+        newest.is_some_and(|newest| newest.parent == parent && *newest.name == *name.bytes())
+    }
+
+    /// The guest holds one more lookup of it.
+    pub(super) fn look_up(&mut self, nodeid: u64) -> Known {
+        self.lookups = self.lookups.saturating_add(1);
+        Known {
+            nodeid,
+            ino_shown: self.ino_shown,
+        }
+    }
+
     /// Adds a name, and returns the parents of the names that it replaces: a reference to each is to be given up.
     pub(super) fn add_location(&mut self, location: Location) -> Vec<u64> {
         let mut replaced = Vec::new();
