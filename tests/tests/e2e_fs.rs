@@ -4,10 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use common::state::{Limits, read_state};
 use rustix::process::{Signal, kill_process};
 use tests::fs_daemon;
 use tests::qemu::fs_machine::{FsMachine, check_share};
 use tests::qemu::{Rig, Start, channel, migration, snapshot};
+use vhost_device_fs::state::FsState;
 
 /// A rig, an empty share, and a machine that works on it.
 fn working_machine() -> Result<(Rig, PathBuf, FsMachine)> {
@@ -75,6 +77,10 @@ fn a_guest_goes_on_after_its_snapshot() -> Result<()> {
     for name in ["one", "two"] {
         let outcome = migration::save(&mut machine.vm, &rig.path(name))?;
         outcome.completed()?;
+        let state = snapshot::device_state(&rig.path(name))?;
+        let state: FsState = read_state(&mut &state[..], &Limits::default())?;
+        assert!(state.handles.len() >= 6, "five files and a folder are open");
+        assert_eq!(state.orphans.len(), 1, "one of them is unlinked");
         machine.vm.cont()?;
         machine.verify()?;
     }

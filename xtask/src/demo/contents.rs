@@ -1,36 +1,28 @@
-//! What is in a saved state: its sections and their sizes.
-
-use std::collections::BTreeMap;
+//! What is in a saved state, in words: the state is decoded as a destination would do it.
 
 use anyhow::{Context as _, Result, ensure};
-use common::state::{DeviceKind, Inspection, Limits, inspect};
+use common::state::{Limits, read_state};
+use vhost_device_fs::state::FsState;
 
 use super::story::size;
 
-/// How much there is of what, in a file system's state. An error if the state is damaged.
+/// How much there is of what. An error if the state cannot be loaded, or if what the workload keeps
+/// open is not in it.
 pub(super) fn contents(state: &[u8]) -> Result<String> {
     let mut input = state;
-    let Inspection {
-        header,
-        sections,
-        bytes: _,
-        problem,
-    } = inspect(&mut input, &Limits::default());
-    if let Some(problem) = problem {
-        return Err(problem).context("the saved state is damaged");
-    }
-    let header = header.context("the saved state has no header")?;
+    let state: FsState =
+        read_state(&mut input, &Limits::default()).context("the saved state does not decode")?;
+    let (nodes, handles, orphans) = (state.nodes.len(), state.handles.len(), state.orphans.len());
     ensure!(
-        header.kind == DeviceKind::Fs.as_u16(),
-        "the saved state is of device {}",
-        header.kind
+        handles > 5,
+        "{handles} handles: not all open files are in the state"
     );
-    let mut by_tag: BTreeMap<String, u64> = BTreeMap::new();
-    for section in sections {
-        *by_tag.entry(section.tag.to_string()).or_default() += section.length;
-    }
-    let texts = by_tag
-        .iter()
-        .map(|(tag, bytes)| format!("{tag} {}", size(*bytes)));
-    Ok(texts.collect::<Vec<_>>().join(", "))
+    ensure!(
+        orphans == 1,
+        "{orphans} files without a name are in the state"
+    );
+    Ok(format!(
+        "{nodes} inodes, {handles} open files and folders, {orphans} unlinked file with {} of data",
+        size(state.orphan_data.len() as u64)
+    ))
 }

@@ -90,7 +90,7 @@ fn save(story: &mut Story, rig: &Rig, mut machine: FsMachine) -> Result<FsMachin
         state: Some(state),
         time: Some(transfer.total),
         downtime: None,
-        check: format!("state decodes: {contents}"),
+        check: format!("it holds {contents}"),
     });
     Ok(machine)
 }

@@ -87,7 +87,7 @@ fn save(story: &mut Story, scene: &mut Scene) -> Result<()> {
         state: Some(fs_daemon::saved_state(&scene.daemon)?),
         time,
         downtime: time,
-        check: format!("state decodes: {}", contents(&state)?),
+        check: format!("it holds {}", contents(&state)?),
     });
     Ok(())
 }
