@@ -90,10 +90,9 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     }
 }
 
-/// Takes over `state`: handles are open when this returns. On an error nothing has changed.
+/// Takes over `state`, which has passed [`check`]: handles are open when this returns. On an error nothing has changed.
 pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), LoadError> {
     let host = file_system.host();
-    check(&host.config, state)?;
     let tables = Tables::new(host, state.share.next_handle)
         .map_err(|errno| LoadError::Host(Box::new(errno)))?;
     tables.nodes.set_next(state.share.next_nodeid);

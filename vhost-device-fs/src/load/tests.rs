@@ -61,6 +61,12 @@ fn state_of(fs: &FileSystem) -> FsState {
     .unwrap()
 }
 
+/// As the device is told to load: never without a check.
+fn load(fs: &FileSystem, state: &FsState) -> Result<(), LoadError> {
+    check(&fs.host().config, state)?;
+    super::load(fs, state)
+}
+
 /// A second file system on `directory` that goes on where `source` is.
 fn migrate(source: &FileSystem, directory: &Path, change: impl Fn(&mut Config)) -> FileSystem {
     let destination = start(directory, change);

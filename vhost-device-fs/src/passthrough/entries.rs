@@ -21,6 +21,7 @@ impl FileSystem {
         let tables = self.tables();
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
+        let _names = tables.keep_names(parent);
         self.enter(&tables, directory.as_fd(), parent, name)
     }
 
@@ -89,6 +90,7 @@ impl FileSystem {
         let name = Name::new(new_name)?;
         let inode = tables.resolve(nodeid)?;
         let directory = tables.resolve(new_parent)?;
+        let _names = tables.keep_names(new_parent);
         // By way of /proc, because AT_EMPTY_PATH needs a privilege that we may not have.
         rustix::fs::linkat(
             CWD,
@@ -114,6 +116,7 @@ impl FileSystem {
         let tables = self.tables();
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
+        let _names = tables.keep_names(parent);
         self.mark_changed();
         self.credentials
             .as_caller(caller, || work(directory.as_fd(), name))?;

@@ -116,6 +116,7 @@ impl FileSystem {
         let directory = tables.resolve(parent)?;
         let guest = GuestFlags::from_guest(flags)?;
         let host = self.host_flags(guest) | OFlags::CREATE | OFlags::EXCL;
+        let _names = tables.keep_names(parent);
         self.mark_changed();
         let made = self.credentials.as_caller(caller, || {
             host::open_beneath(directory.as_fd(), name, host, permissions(mode, umask))

@@ -36,6 +36,7 @@ impl FileSystem {
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
         let location = Location::new(parent, name);
+        let _names = tables.change_names(parent, parent);
         let doomed = doomed(&tables, directory.as_fd(), name, &location);
         self.mark_changed();
         rustix::fs::unlinkat(&directory, name.bytes(), flags)?;
@@ -64,6 +65,7 @@ impl FileSystem {
         let to = tables.resolve(new_parent)?;
         let old = Location::new(parent, name);
         let new = Location::new(new_parent, new_name);
+        let _names = tables.change_names(parent, new_parent);
         let moved = known(&tables, from.as_fd(), name);
         let doomed = doomed(&tables, to.as_fd(), new_name, &new);
         let flags = RenameFlags::from_bits_retain(flags);

@@ -3,7 +3,7 @@
 //! Replaced as a whole when the guest goes, and when a state is loaded.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::fs::{OFlags, Statx};
 use rustix::io::Errno;
@@ -19,6 +19,9 @@ use crate::store::{
 /// were moved around on the host seem to lead in a circle.
 const DEPTH_MAX: usize = 1 << 16;
 
+/// Locks of directories; each is that of many.
+const NAME_LOCKS: usize = 64;
+
 /// What the guest knows, and where it is on the host.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -30,6 +33,9 @@ pub(crate) struct Tables {
     pub(crate) nodes: NodeStore,
     /// Open files and directories.
     pub(crate) handles: HandleTable<Handle>,
+    /// Held from the look at a name on the host until we have noted what we saw: a LOOKUP that is overtaken by a
+    /// RENAME would note the old name as the newest one.
+    names: [RwLock<()>; NAME_LOCKS],
 }
 
 impl Tables {
@@ -47,7 +53,36 @@ impl Tables {
             mounts,
             nodes: NodeStore::new(sighting, root, cached_max),
             handles: HandleTable::new(next_handle),
+            names: std::array::from_fn(|_| RwLock::default()),
         })
+    }
+
+    /// While this is held, no request changes a name in `directory`.
+    pub(crate) fn keep_names(&self, directory: u64) -> RwLockReadGuard<'_, ()> {
+        let (_, lock) = self.name_lock(directory);
+        lock.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While these are held, no other request looks at names in `directory` and `other`.
+    pub(crate) fn change_names(
+        &self,
+        directory: u64,
+        other: u64,
+    ) -> (RwLockWriteGuard<'_, ()>, Option<RwLockWriteGuard<'_, ()>>) {
+        let mut locks = [self.name_lock(directory), self.name_lock(other)];
+        // Always in the same order, so that two do not wait for each other.
+        locks.sort_unstable_by_key(|(index, _)| *index);
+        let [(first_index, first), (second_index, second)] = locks;
+        let first = first.write().unwrap_or_else(PoisonError::into_inner);
+        let second = (first_index != second_index)
+            .then(|| second.write().unwrap_or_else(PoisonError::into_inner));
+        (first, second)
+    }
+
+    fn name_lock(&self, directory: u64) -> (usize, &RwLock<()>) {
+        let [first, ..] = &self.names;
+        let index = usize::try_from(directory % NAME_LOCKS as u64).unwrap_or(0);
+        (index, self.names.get(index).unwrap_or(first))
     }
 
     /// A descriptor (`O_PATH`) of the inode that `nodeid` means: one at hand, or one opened by its names.

@@ -710,3 +710,43 @@ fn access_follows_mode_and_group() {
     assert_eq!(access(caller(5, group), 2), Err(Errno::ACCESS));
     assert_eq!(access(caller(5, group + 1), 4), Err(Errno::ACCESS));
 }
+
+#[test]
+fn a_lookup_that_is_overtaken_by_a_rename_does_not_bring_back_the_old_name() {
+    let share = Share::new();
+    fs::create_dir(share.path("a")).unwrap();
+    let directory = share.lookup("a").nodeid;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop_at_end = StopAtEnd(&stop);
+        // What a guest's kernel does to be sure of a name that it knows, without any lock.
+        for name in [b"a", b"b"] {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok(entry) = share.fs.lookup(&ROOT, ROOT_NODEID, name) {
+                        share.fs.forget(entry.nodeid, 1);
+                    }
+                }
+            });
+        }
+        for turn in 0..5_000 {
+            let (from, to) = if turn % 2 == 0 {
+                (b"a", b"b")
+            } else {
+                (b"b", b"a")
+            };
+            share
+                .fs
+                .rename(ROOT_NODEID, from, ROOT_NODEID, to, 0)
+                .unwrap();
+            let view = share.fs.tables().nodes.view(directory).unwrap();
+            let names: Vec<_> = view
+                .locations
+                .iter()
+                .map(|location| &*location.name)
+                .collect();
+            assert_eq!(names, [to], "turn {turn}");
+        }
+        drop(stop_at_end);
+    });
+}
