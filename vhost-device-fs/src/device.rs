@@ -142,7 +142,7 @@ impl Device for FsDevice {
     }
 
     fn reset(&self) {
-        self.file_system.destroy();
+        self.file_system.reset();
     }
 }
 

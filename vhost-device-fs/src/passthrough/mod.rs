@@ -77,16 +77,27 @@ impl FileSystem {
         *self.session.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guest is gone, or begins anew: forgets all that it knew.
+    /// The guest ends its session, or begins another: forgets all that it knew.
     ///
-    /// Should the host refuse to tell of the shared directory, the tables stay; the next session does not use them.
+    /// Handles and nodeids go on counting: what is left in flight of the old session must not be taken for the new one's.
     pub fn destroy(&self) {
-        *self.session.write().unwrap_or_else(PoisonError::into_inner) = None;
         let old = self.tables();
-        // Handles and nodeids go on counting: an old one must not be taken for a new one.
-        match Tables::new(&self.host, old.handles.next()) {
+        self.begin_anew(old.handles.next(), Some(old.nodes.next()));
+    }
+
+    /// Another guest came, or the same one rebooted, and nothing is in flight: the state of a new device.
+    pub fn reset(&self) {
+        self.begin_anew(1, None);
+    }
+
+    /// Should the host refuse to tell of the shared directory, the tables stay; the next session does not use them.
+    fn begin_anew(&self, next_handle: u64, next_nodeid: Option<u64>) {
+        *self.session.write().unwrap_or_else(PoisonError::into_inner) = None;
+        match Tables::new(&self.host, next_handle) {
             Ok(tables) => {
-                tables.nodes.set_next(old.nodes.next());
+                if let Some(next) = next_nodeid {
+                    tables.nodes.set_next(next);
+                }
                 self.replace(tables);
             }
             Err(errno) => log::error!("host: shared directory cannot be examined: {errno}"),
