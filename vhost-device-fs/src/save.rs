@@ -41,9 +41,14 @@ pub(crate) fn save(file_system: &FileSystem) -> Result<FsState, SaveError> {
     let tables = file_system.tables();
     let handles = tables.handles.all();
     let mut images = tables.nodes.images();
-    let captured = capture_orphans(file_system, &tables, &mut images, &handles)?;
+    let mut captured = capture_orphans(file_system, &tables, &mut images, &handles)?;
     let open: HashSet<u64> = handles.iter().map(|(_, handle)| handle.nodeid).collect();
     let nodes = without_unused(parents_first(images), &open);
+    // A directory that only a name of another orphan kept alive. It has no data that would have to go with it.
+    let kept: HashSet<u64> = nodes.iter().map(|node| node.nodeid).collect();
+    captured
+        .orphans
+        .retain(|orphan| kept.contains(&orphan.nodeid));
     let config = &file_system.host().config;
     Ok(FsState {
         share: ShareV1 {

@@ -453,6 +453,28 @@ fn what_is_missing_aborts_and_changes_nothing_or_is_an_error_of_the_guest() {
 }
 
 #[test]
+fn an_orphan_in_a_forgotten_orphan_travels_alone() {
+    let share = tempfile::tempdir().unwrap();
+    let source = start(share.path(), |_| ());
+    let none = Extensions::default();
+    let directory = source
+        .make_directory(&ROOT, ROOT_NODEID, b"d", 0o755, 0, none)
+        .unwrap()
+        .nodeid;
+    let flags = OFlags::RDWR.bits();
+    let (_, reply) = source
+        .create(&ROOT, directory, b"f", flags, 0o644, 0, none)
+        .unwrap();
+    write(&source, reply.handle, 0, b"data");
+    // The file goes on the host, the directory through the guest, which forgets it.
+    fs::remove_file(share.path().join("d/f")).unwrap();
+    source.remove_directory(ROOT_NODEID, b"d").unwrap();
+    source.forget(directory, 1);
+    let destination = migrate(&source, share.path(), |_| ());
+    assert_eq!(read(&destination, reply.handle).unwrap(), b"data");
+}
+
+#[test]
 fn orphans_have_a_limit() {
     let share = tempfile::tempdir().unwrap();
     let small = |config: &mut Config| config.orphan_bytes_max = 10;
