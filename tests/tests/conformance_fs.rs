@@ -3,7 +3,7 @@
 //! What is particular to it (files without names, renames, copies of the share) is asked by its own tests and through the
 //! bridge.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -45,9 +45,13 @@ impl Fs {
         }
     }
 
+    fn open(&self) -> MutexGuard<'_, (u64, u64, u32)> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Creates a file, which stays open.
     fn create_file(&self, guest: &mut Machine) -> Result<()> {
-        let mut open = self.open.lock().unwrap();
+        let mut open = self.open();
         open.2 += 1;
         let arguments = CreateIn {
             flags: libc::O_RDWR.cast_unsigned(),
@@ -75,7 +79,7 @@ impl Fs {
 /// The bytes of a request.
 fn request(opcode: Opcode, nodeid: u64, body: &[u8]) -> Vec<u8> {
     let header = InHeader {
-        len: u32::try_from(InHeader::SIZE + body.len()).unwrap(),
+        len: u32::try_from(InHeader::SIZE + body.len()).unwrap_or(u32::MAX),
         opcode: opcode.number(),
         unique: 2,
         nodeid,
@@ -125,7 +129,7 @@ impl Subject for Fs {
         if number == 0 {
             self.create_file(guest)?;
         }
-        let (nodeid, handle, count) = *self.open.lock().unwrap();
+        let (nodeid, handle, count) = *self.open();
         let write = WriteIn {
             handle,
             offset: 8 * number,
