@@ -8,6 +8,7 @@ use anyhow::Result;
 use common::frontend::{Channel, Frontend, FrontendError};
 use common::protocol::messages::{DeviceState, Direction, Request, protocol_feature};
 use common::protocol::{Options, SaveChannel, TransferOptions};
+use rustix::io::Errno;
 use rustix::pipe::pipe;
 use tests::in_process::{DEADLINE, Host, Machine, WANTED};
 use tests::null_device::NullDevice;
@@ -171,6 +172,10 @@ fn a_front_end_that_leaves_in_the_middle_leaves_nothing_behind() -> Result<()> {
             rustix::io::write(&kept[0], &state[..state.len() / 2])?;
         }
         machine = machine.move_to(&host, true)?;
+        if direction == Direction::Load {
+            let written = rustix::io::write(&kept[0], b"more");
+            assert_eq!(written, Err(Errno::PIPE), "somebody still reads");
+        }
         assert_eq!(machine.save()?, state);
     }
     machine.start()?;
