@@ -1,4 +1,4 @@
-//! Each rule, broken on a small tree.
+//! Each rule, broken on a small tree; and the workspace itself, which breaks none.
 
 use super::*;
 
@@ -24,6 +24,13 @@ fn findings(tree: &[(&str, &str)]) -> Vec<Finding> {
         .map(|(path, text)| File::new(path.to_owned(), text.as_bytes().to_vec()))
         .collect();
     check(&files)
+}
+
+#[test]
+fn the_workspace_is_tidy() {
+    let findings = check(&read_workspace().unwrap());
+    let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "\n{}\n", lines.join("\n"));
 }
 
 #[test]
