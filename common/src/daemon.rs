@@ -23,7 +23,7 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::args::{DaemonArgs, Level};
 use crate::device::{Device, StateSupport};
@@ -168,14 +168,17 @@ fn is_of_the_connection(error: &SessionError) -> bool {
 
 /// A descriptor that becomes readable, for good, on SIGTERM or SIGINT. Should the process not have ended [`GRACE`] after
 /// that, because something in flight does not end, it is ended.
+///
+/// SIGXFSZ is caught to be ignored: a write beyond `LimitFSIZE=` is to fail, and not to end the process.
 fn stop_on_signal() -> Result<OwnedFd, DaemonError> {
     let caught = DaemonError::host("signals cannot be caught");
     let (stop, stopper) = UnixStream::pair().map_err(DaemonError::host("no socket pair"))?;
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(caught)?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGXFSZ]).map_err(caught)?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            if signals.forever().next().is_some() {
+            if signals.forever().any(|signal| signal != SIGXFSZ) {
                 log::info!("signal to end received");
                 drop(stopper);
                 std::thread::sleep(GRACE);
