@@ -622,7 +622,7 @@ fn configurations_must_fit() {
 #[test]
 fn many_handles_are_opened_together() {
     let share = tempfile::tempdir().unwrap();
-    let source = start(share.path(), |_| ());
+    let source = start(share.path(), |config| config.descriptors_max = 2_000);
     let handles: Vec<_> = (0..300)
         .map(|number| create(&source, &format!("f{number}"), OFlags::RDWR).1)
         .collect();
@@ -638,7 +638,7 @@ fn many_handles_are_opened_together() {
 #[test]
 fn verification_ends_with_the_tables_it_verifies() {
     let share = tempfile::tempdir().unwrap();
-    let source = start(share.path(), |_| ());
+    let source = start(share.path(), |config| config.descriptors_max = 2_000);
     for number in 0..500 {
         create(&source, &format!("f{number}"), OFlags::RDWR);
     }

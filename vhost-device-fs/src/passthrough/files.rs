@@ -56,6 +56,7 @@ impl FileSystem {
             | FileKind::CharacterDevice
             | FileKind::BlockDevice => return Err(Errno::NXIO),
         }
+        tables.room_for_descriptor()?;
         let descriptor = tables.resolve(nodeid)?;
         let mut host = self.host_flags(flags);
         if truncate {
@@ -115,6 +116,7 @@ impl FileSystem {
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
         let guest = GuestFlags::from_guest(flags)?;
+        tables.room_for_descriptor()?;
         let host = self.host_flags(guest) | OFlags::CREATE | OFlags::EXCL;
         let _names = tables.keep_names(parent);
         self.mark_changed();
@@ -159,6 +161,7 @@ impl FileSystem {
         let tables = self.tables();
         let directory = tables.resolve(parent)?;
         let guest = GuestFlags::from_guest(flags)?;
+        tables.room_for_descriptor()?;
         // Without O_EXCL: the guest may give it a name with LINK.
         let host = self.host_flags(guest) | OFlags::TMPFILE;
         self.mark_changed();
@@ -169,9 +172,9 @@ impl FileSystem {
         })?;
         label(file.as_fd(), extensions)?;
         let (sighting, stat) = tables.see_descriptor(file.as_fd())?;
+        let pin = self.pin(file.as_fd())?;
         let entry = self.entry(&tables, sighting, &stat, None)?;
-        let pin = self.pin(file.as_fd());
-        tables.nodes.pin(entry.nodeid, pin?);
+        tables.nodes.pin(entry.nodeid, pin);
         let reply = self.opened(&tables, entry.nodeid, guest, Target::File(file))?;
         Ok((entry, reply))
     }
@@ -297,6 +300,7 @@ impl FileSystem {
         if tables.nodes.traits(nodeid)?.kind != FileKind::Directory {
             return Err(Errno::NOTDIR);
         }
+        tables.room_for_descriptor()?;
         let descriptor = tables.resolve(nodeid)?;
         let file = self
             .host

@@ -110,9 +110,9 @@ fn doomed(
     let view = tables.nodes.view(nodeid).ok()?;
     let is_last = view.locations.iter().all(|known| known == location);
     let pin = match view.descriptor {
-        Some(descriptor) if is_last => Some(descriptor),
-        None if is_last => host::open_path(directory, name).ok().map(Arc::new),
-        _ => None,
+        _ if !is_last || tables.room_for_descriptor().is_err() => None,
+        Some(descriptor) => Some(descriptor),
+        None => host::open_path(directory, name).ok().map(Arc::new),
     };
     Some(Doomed { nodeid, pin })
 }

@@ -36,6 +36,8 @@ pub(crate) struct Tables {
     /// Held from the look at a name on the host until we have noted what we saw: a LOOKUP that is overtaken by a
     /// RENAME would note the old name as the newest one.
     names: [RwLock<()>; NAME_LOCKS],
+    /// Greatest number of descriptors that the guest holds by handles and by inodes without a name.
+    held_max: usize,
 }
 
 impl Tables {
@@ -46,13 +48,15 @@ impl Tables {
         let stat = host::stat_descriptor(root.as_fd())?;
         let identity = mounts.identify(&stat, || host::file_system_type(root.as_fd()))?;
         let sighting = sighting(identity, &stat)?;
-        // A part of the descriptors is for open files, pins and sockets.
-        let cached_max = host.config.descriptors_max / 2;
+        let descriptors_max = host.config.descriptors_max;
+        let cached_max = descriptors_max / 2;
+        let held_max = descriptors_max - cached_max;
         Ok(Self {
             host: Arc::clone(host),
             mounts,
             nodes: NodeStore::new(sighting, root, cached_max),
             handles: HandleTable::new(next_handle),
+            held_max: usize::try_from(held_max).unwrap_or(usize::MAX),
             names: std::array::from_fn(|_| RwLock::default()),
         })
     }
@@ -83,6 +87,17 @@ impl Tables {
         let [first, ..] = &self.names;
         let index = usize::try_from(directory % NAME_LOCKS as u64).unwrap_or(0);
         (index, self.names.get(index).unwrap_or(first))
+    }
+
+    /// Whether the guest may hold one more descriptor; `ENFILE` if not. The process needs some for itself whatever the
+    /// guest does: for its sockets, the front-end's rings and a migration.
+    pub(crate) fn room_for_descriptor(&self) -> FsResult<()> {
+        // One of the pinned ones is the root's, which is not the guest's doing.
+        if self.handles.len() + self.nodes.pinned() <= self.held_max {
+            Ok(())
+        } else {
+            Err(Errno::NFILE)
+        }
     }
 
     /// A descriptor (`O_PATH`) of the inode that `nodeid` means: one at hand, or one opened by its names.

@@ -1,7 +1,7 @@
 //! Open files and directories by the number that the guest uses for them. Knows nothing of what they are.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::io::Errno;
@@ -18,6 +18,7 @@ pub(crate) type Numbered<T> = (u64, Arc<T>);
 pub(crate) struct HandleTable<T> {
     shards: [RwLock<HashMap<u64, Arc<T>>>; SHARDS],
     next: AtomicU64,
+    len: AtomicUsize,
 }
 
 impl<T> HandleTable<T> {
@@ -26,6 +27,7 @@ impl<T> HandleTable<T> {
         Self {
             shards: std::array::from_fn(|_| RwLock::default()),
             next: AtomicU64::new(next),
+            len: AtomicUsize::new(0),
         }
     }
 
@@ -46,10 +48,14 @@ impl<T> HandleTable<T> {
 
     /// Puts `value` under the handle it had before it was saved.
     pub(crate) fn place(&self, handle: u64, value: T) {
-        self.shard(handle)
+        let replaced = self
+            .shard(handle)
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(handle, Arc::new(value));
+        if replaced.is_none() {
+            self.len.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The value of `handle`; `EBADF` if the guest was never given it, or has released it.
@@ -64,11 +70,19 @@ impl<T> HandleTable<T> {
 
     /// Takes the value of `handle` out; `EBADF` like [`get`](Self::get).
     pub(crate) fn remove(&self, handle: u64) -> FsResult<Arc<T>> {
-        self.shard(handle)
+        let removed = self
+            .shard(handle)
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&handle)
-            .ok_or(Errno::BADF)
+            .ok_or(Errno::BADF)?;
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        Ok(removed)
+    }
+
+    /// Number of handles.
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
     }
 
     /// All values, sorted by handle.
@@ -101,7 +115,7 @@ mod tests {
         let table = HandleTable::new(1);
         let first = table.insert("first");
         let second = table.insert("second");
-        assert_eq!((first, second, table.next()), (1, 2, 3));
+        assert_eq!((first, second, table.next(), table.len()), (1, 2, 3, 2));
         assert_eq!(table.get(first).map(|value| *value), Ok("first"));
         assert_eq!(table.remove(first).map(|value| *value), Ok("first"));
         assert_eq!(table.get(first), Err(Errno::BADF));
@@ -109,6 +123,6 @@ mod tests {
         assert_ne!(table.insert("third"), first);
         assert_eq!(table.get(u64::MAX), Err(Errno::BADF));
         let handles: Vec<u64> = table.all().iter().map(|(handle, _)| *handle).collect();
-        assert_eq!(handles, [2, 3]);
+        assert_eq!((handles, table.len()), (vec![2, 3], 2));
     }
 }

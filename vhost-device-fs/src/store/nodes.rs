@@ -9,12 +9,13 @@
 //!
 //! While the guest holds lookups of it, while it is open, and while a location of another record leads through it.
 
+mod carried;
 mod record;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -27,6 +28,8 @@ pub(crate) use record::{Known, Location, NodeImage, Sighting, Traits, View};
 
 /// Locks of either sort, unless there are too few descriptors to share out.
 const SHARDS_MAX: u64 = 16;
+/// Records that a guest can make us keep; one that has so many inodes in use has 16 GiB of its own memory for them.
+const RECORDS_MAX: usize = 1 << 24;
 
 #[derive(Debug)]
 struct Shard {
@@ -41,6 +44,9 @@ pub(crate) struct NodeStore {
     identities: Vec<Mutex<HashMap<Identity, u64>>>,
     hasher: RandomState,
     next: AtomicU64,
+    /// Records with a pinned descriptor.
+    pinned: AtomicUsize,
+    records_max: usize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,6 +70,8 @@ impl NodeStore {
             identities: (0..shards).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             next: AtomicU64::new(ROOT_NODEID + 1),
+            pinned: AtomicUsize::new(0),
+            records_max: RECORDS_MAX,
         };
         store.place(NodeImage {
             nodeid: ROOT_NODEID,
@@ -113,11 +121,12 @@ impl NodeStore {
 
     /// The guest found `sighting` at `location`, or made it without a name: it holds one more lookup of it.
     ///
-    /// `ESTALE` if the directory is unknown.
+    /// `ESTALE` if the directory is unknown, `ENFILE` if the guest knows more inodes than we keep records of.
     pub(crate) fn found(&self, sighting: Sighting, location: Option<Location>) -> FsResult<Known> {
         if let Some(location) = &location {
             self.hold(location.parent)?;
         }
+        let parent = location.as_ref().map(|location| location.parent);
         let mut released = Vec::new();
         let known = {
             let mut identities = self.identity_shard(&sighting.identity);
@@ -132,8 +141,13 @@ impl NodeStore {
                     record.look_up(nodeid)
                 })
             });
-            found.unwrap_or_else(|| {
+            found.or_else(|| {
                 let nodeid = self.next.fetch_add(1, Ordering::Relaxed);
+                let mut shard = self.shard(nodeid);
+                if shard.records.len() >= self.records_max / self.shards.len() {
+                    released.extend(parent);
+                    return None;
+                }
                 let mut record = Record {
                     identity: sighting.identity,
                     kind: sighting.kind,
@@ -145,13 +159,13 @@ impl NodeStore {
                     lost: false,
                 };
                 let known = record.look_up(nodeid);
-                self.shard(nodeid).records.insert(nodeid, record);
+                shard.records.insert(nodeid, record);
                 identities.insert(sighting.identity, nodeid);
-                known
+                Some(known)
             })
         };
         self.release_all(released);
-        Ok(known)
+        known.ok_or(Errno::NFILE)
     }
 
     /// The guest gives up `count` lookups. More than it holds, or of an unknown nodeid: no harm is done.
@@ -226,10 +240,11 @@ impl NodeStore {
             identities.remove(&identity);
         }
         let descriptor = shard.descriptors.remove(nodeid);
-        shard
-            .records
-            .remove(&nodeid)
-            .map(|record| (record, descriptor))
+        let record = shard.records.remove(&nodeid)?;
+        if record.pinned.is_some() {
+            self.pinned.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some((record, descriptor))
     }
 
     /// The record of `nodeid`; `ESTALE` if it is unknown, `EIO` if its inode was lost in a migration.
@@ -296,9 +311,18 @@ impl NodeStore {
 
     /// Keeps `descriptor` as the way to an inode that never had a name. Without effect if it is unknown.
     pub(crate) fn pin(&self, nodeid: u64, descriptor: OwnedFd) {
-        if let Some(record) = self.shard(nodeid).records.get_mut(&nodeid) {
+        let mut shard = self.shard(nodeid);
+        if let Some(record) = shard.records.get_mut(&nodeid)
+            && record.pinned.is_none()
+        {
             record.pinned = Some(Arc::new(descriptor));
+            self.pinned.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Number of descriptors that are the only way to their inode.
+    pub(crate) fn pinned(&self) -> usize {
+        self.pinned.load(Ordering::Relaxed)
     }
 
     /// The inode got another name. Without effect if it or the directory is unknown.
@@ -328,61 +352,13 @@ impl NodeStore {
             };
             let before = record.locations.len();
             record.locations.retain(|known| known != location);
-            if record.locations.is_empty() && record.pinned.is_none() {
+            if record.locations.is_empty() && record.pinned.is_none() && pin.is_some() {
                 record.pinned = pin;
+                self.pinned.fetch_add(1, Ordering::Relaxed);
             }
             before - record.locations.len()
         };
         self.release_all(vec![location.parent; removed]);
-    }
-
-    /// All records, sorted by nodeid.
-    pub(crate) fn images(&self) -> Vec<NodeImage> {
-        let mut images = Vec::new();
-        for shard in &self.shards {
-            images.extend(
-                lock(shard)
-                    .records
-                    .iter()
-                    .map(|(nodeid, record)| NodeImage {
-                        nodeid: *nodeid,
-                        identity: record.identity,
-                        kind: record.kind,
-                        ino_shown: record.ino_shown,
-                        lookups: record.lookups,
-                        locations: record.locations.clone(),
-                        pinned: record.pinned.clone(),
-                        lost: record.lost,
-                    }),
-            );
-        }
-        images.sort_unstable_by_key(|image| image.nodeid);
-        images
-    }
-
-    /// Puts a record under the nodeid it had before it was saved. Its parents come first; one that is unknown is
-    /// left out.
-    pub(crate) fn place(&self, mut image: NodeImage) {
-        image
-            .locations
-            .retain(|location| self.hold(location.parent).is_ok());
-        let record = Record {
-            identity: image.identity,
-            kind: image.kind,
-            ino_shown: image.ino_shown,
-            lookups: image.lookups,
-            references: 0,
-            locations: image.locations,
-            pinned: image.pinned,
-            lost: image.lost,
-        };
-        let mut identities = self.identity_shard(&image.identity);
-        self.shard(image.nodeid)
-            .records
-            .insert(image.nodeid, record);
-        if !image.lost {
-            identities.entry(image.identity).or_insert(image.nodeid);
-        }
     }
 
     /// The nodeid that will be given next.

@@ -5,7 +5,7 @@ use super::*;
 use crate::store::Name;
 
 fn descriptor() -> Arc<OwnedFd> {
-    Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap())
+    Arc::new(descriptor_of_own())
 }
 
 fn sighting(ino: u64, kind: FileKind) -> Sighting {
@@ -261,4 +261,54 @@ fn lookups_and_forgets_from_many_threads_balance() {
             .sum::<usize>()
             == 1
     );
+}
+
+#[test]
+fn a_guest_cannot_make_us_keep_records_without_end() {
+    let mut store = store();
+    store.records_max = 10 * store.shards.len();
+    let look_up = |store: &NodeStore, ino: u64| {
+        let name = format!("f{ino}");
+        store.found(
+            sighting(ino, FileKind::Regular),
+            Some(named(ROOT_NODEID, &name)),
+        )
+    };
+    let known: Vec<_> = (10..1_000)
+        .filter_map(|ino| look_up(&store, ino).ok())
+        .collect();
+    assert!(known.len() < store.records_max);
+    assert_eq!(count(&store), known.len() + 1);
+    assert_eq!(look_up(&store, 5_000), Err(Errno::NFILE));
+    // What is known is found as before, and what is forgotten makes room.
+    assert_eq!(look_up(&store, 10).map(|again| again.nodeid), Ok(2));
+    store.forget(2, 1);
+    for again in known {
+        store.forget(again.nodeid, 1);
+    }
+    assert_eq!(count(&store), 1, "what was refused holds no reference");
+    assert!(look_up(&store, 5_000).is_ok());
+}
+
+#[test]
+fn pinned_descriptors_are_counted() {
+    let store = store();
+    assert_eq!(store.pinned(), 1, "the root's");
+    let file = sighting(10, FileKind::Regular);
+    let name = named(ROOT_NODEID, "a");
+    let nodeid = store.found(file, Some(name.clone())).unwrap().nodeid;
+    store.remove_location(nodeid, &name, Some(Arc::new(descriptor_of_own())));
+    store.pin(nodeid, descriptor_of_own());
+    assert_eq!(store.pinned(), 2);
+    let temporary = sighting(11, FileKind::Regular);
+    let temporary = store.found(temporary, None).unwrap().nodeid;
+    store.pin(temporary, descriptor_of_own());
+    assert_eq!(store.pinned(), 3);
+    store.forget(nodeid, 1);
+    store.forget(temporary, 1);
+    assert_eq!(store.pinned(), 1);
+}
+
+fn descriptor_of_own() -> OwnedFd {
+    rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap()
 }
