@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Statx, XattrFlags};
-use rustix::io::Errno;
 
 use super::FileSystem;
 use super::attributes::{attributes, host_device};
 use super::host::{self, ProcPath};
 use super::tables::Tables;
+use super::xattrs::checked_name;
 use crate::operations::{Caller, Entry, Extensions, FsResult};
 use crate::store::{FileKind, Location, Name, Sighting};
 
@@ -120,10 +120,14 @@ impl FileSystem {
         self.mark_changed();
         self.credentials
             .as_caller(caller, || work(directory.as_fd(), name))?;
-        let made = host::open_path(directory.as_fd(), name)?;
-        if let Err(errno) = label(made.as_fd(), extensions) {
+        // Without a label no descriptor is needed, so there is none to run out of when it is too late.
+        if extensions.security_context.is_some()
+            && let Err(errno) = host::open_path(directory.as_fd(), name)
+                .and_then(|made| label(made.as_fd(), extensions))
+        {
             // Nothing may exist without the label that the guest's policy wants on it.
-            let is_directory = tables.see_descriptor(made.as_fd())?.0.kind == FileKind::Directory;
+            let (sighting, _) = tables.see_name(directory.as_fd(), name)?;
+            let is_directory = sighting.kind == FileKind::Directory;
             let flags = if is_directory {
                 AtFlags::REMOVEDIR
             } else {
@@ -132,7 +136,7 @@ impl FileSystem {
             rustix::fs::unlinkat(&directory, name.bytes(), flags)?;
             return Err(errno);
         }
-        self.enter_descriptor(&tables, &made, parent, name)
+        self.enter(&tables, directory.as_fd(), parent, name)
     }
 
     /// Enters `name` in `directory`, as it is on the host, into what the guest knows.
@@ -202,14 +206,7 @@ pub(super) fn label(made: BorrowedFd<'_>, extensions: Extensions<'_>) -> FsResul
     let Some(context) = extensions.security_context else {
         return Ok(());
     };
-    if context.name.contains(&0) {
-        return Err(Errno::INVAL);
-    }
+    let name = checked_name(context.name)?;
     let path = ProcPath::new(made);
-    rustix::fs::setxattr(
-        path.as_c_str(),
-        context.name,
-        context.value,
-        XattrFlags::empty(),
-    )
+    rustix::fs::setxattr(path.as_c_str(), name, context.value, XattrFlags::empty())
 }

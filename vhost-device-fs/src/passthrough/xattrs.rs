@@ -77,16 +77,21 @@ impl FileSystem {
 
     fn checked<'a>(&self, name: &'a [u8]) -> FsResult<&'a [u8]> {
         self.offered()?;
-        if name.is_empty() || name.len() > XATTR_NAME_BYTES_MAX {
-            Err(Errno::RANGE)
-        } else if name.contains(&0) {
-            Err(Errno::INVAL)
-        } else if name.starts_with(b"system.posix_acl_") {
-            // A guest that was not offered ACLs must not set some that only the host would heed.
-            Err(Errno::OPNOTSUPP)
-        } else {
-            Ok(name)
-        }
+        checked_name(name)
+    }
+}
+
+/// The name of an attribute that a guest may set; `ERANGE`, `EINVAL` or `EOPNOTSUPP` for others.
+pub(super) fn checked_name(name: &[u8]) -> FsResult<&[u8]> {
+    if name.is_empty() || name.len() > XATTR_NAME_BYTES_MAX {
+        Err(Errno::RANGE)
+    } else if name.contains(&0) {
+        Err(Errno::INVAL)
+    } else if name.starts_with(b"system.posix_acl_") {
+        // A guest that was not offered ACLs must not set some that only the host would heed.
+        Err(Errno::OPNOTSUPP)
+    } else {
+        Ok(name)
     }
 }
 
