@@ -21,6 +21,11 @@ pub fn chain(error: &dyn Error) -> String {
 pub struct Sparse(AtomicU64);
 
 impl Sparse {
+    /// Nothing was counted yet.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Counts once more; the count, if it is worth a line.
     pub fn count(&self) -> Option<u64> {
         let count = self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);

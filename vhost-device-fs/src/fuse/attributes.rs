@@ -1,16 +1,23 @@
 //! Operations on the session, on a file's attributes and on the file system as a whole.
 
+use common::report::Sparse;
+
 use super::abi::{AccessIn, GETATTR_HANDLE, GetAttrIn, SetAttrIn, StatFsOut, setattr};
 use super::call::Call;
 use super::session::negotiate;
 use crate::operations::{FsResult, SetAttributes, SetTime, Statfs};
 
+/// Sessions that ended because another one began.
+static SESSIONS: Sparse = Sparse::new();
+
 /// A guest that boots again sends INIT again, without having said goodbye: what the one before it knew is forgotten.
 pub(super) fn init(call: &mut Call<'_>) -> FsResult<()> {
     let answer = negotiate(call.config, &mut call.input)?;
     if let Some(session) = answer.session {
-        if call.session.is_some() {
-            log::info!("guest: new session; the previous one is forgotten");
+        if call.session.is_some()
+            && let Some(count) = SESSIONS.count()
+        {
+            log::info!("guest: new session; the previous one is forgotten ({count} so far)");
         }
         call.file_system.destroy();
         call.file_system.session_started(session);

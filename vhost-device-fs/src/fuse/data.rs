@@ -8,10 +8,15 @@ use super::abi::{
     WRITE_KILL_SUIDGID, WriteIn, WriteOut,
 };
 use super::call::Call;
+use super::session::TRANSFER_BYTES_MAX;
 use crate::operations::{Entry, FsResult, OpenReply, WriteOptions};
 
 /// Most that one `COPY_FILE_RANGE` copies, so that the ring does not wait for long; the guest comes again.
 const COPY_BYTES_MAX: u64 = 1 << 30;
+
+/// Most that one READ reads, in bytes: as many pages as INIT allows, in a guest with pages of 64 KiB. More than that no
+/// guest asks for that is not out to keep the ring, and whoever wants to stop it, waiting.
+const READ_BYTES_MAX: usize = 256 * (64 << 10);
 
 pub(super) fn open(call: &mut Call<'_>) -> FsResult<()> {
     let open: OpenIn = call.input.take()?;
@@ -67,7 +72,7 @@ pub(super) fn read(call: &mut Call<'_>) -> FsResult<()> {
     let read: ReadIn = call.input.take()?;
     let data = call.data.as_mut().ok_or(Errno::INVAL)?;
     let size = usize::try_from(read.size).map_err(|_| Errno::INVAL)?;
-    if size > data.remaining() {
+    if size > READ_BYTES_MAX || size > data.remaining() {
         return Err(Errno::INVAL);
     }
     call.file_system
@@ -78,7 +83,7 @@ pub(super) fn read(call: &mut Call<'_>) -> FsResult<()> {
 pub(super) fn write(call: &mut Call<'_>) -> FsResult<()> {
     let write: WriteIn = call.input.take()?;
     let size = usize::try_from(write.size).map_err(|_| Errno::INVAL)?;
-    if size > call.rest_len {
+    if write.size > TRANSFER_BYTES_MAX || size > call.rest_len {
         return Err(Errno::INVAL);
     }
     let options = WriteOptions {

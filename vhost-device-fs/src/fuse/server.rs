@@ -2,6 +2,7 @@
 //!
 //! Whatever the guest sends, it gets an error reply if there is a way to give it one, and the process goes on.
 
+use common::report::Sparse;
 use common::request::{Reader, Request, Writer};
 use rustix::io::Errno;
 
@@ -16,6 +17,9 @@ use crate::passthrough::FileSystem;
 
 /// Greatest body that is copied: an extended attribute of 64 KiB with its name, or a symlink with its label.
 const BODY_BYTES_MAX: usize = 128 << 10;
+
+/// Requests without a header.
+static TOO_SHORT: Sparse = Sparse::new();
 
 /// Memory that is reused from request to request, one for each ring.
 #[derive(Debug, Default)]
@@ -59,10 +63,12 @@ impl Server<'_> {
     ) -> u32 {
         let mut reader = request.reader();
         let Ok(header) = copy::<InHeader>(&mut reader) else {
-            log::warn!(
-                "guest: request of {} bytes, too short for a FUSE header",
-                reader.remaining()
-            );
+            if let Some(count) = TOO_SHORT.count() {
+                log::warn!(
+                    "guest: request of {} bytes, too short for a FUSE header ({count} so far)",
+                    reader.remaining()
+                );
+            }
             return 0;
         };
         let answer = self.answer(&header, reader, request, buffers, before_slow);

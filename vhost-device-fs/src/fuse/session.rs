@@ -2,6 +2,7 @@
 //!
 //! We answer a flag only if it is true of what we do under this configuration. Knows no ring and no file.
 
+use common::report::Sparse;
 use rustix::io::Errno;
 
 use super::abi::{self, InitIn, InitInExtension, InitOut, init};
@@ -190,12 +191,10 @@ pub fn negotiate(config: &Config, input: &mut Input<'_>) -> Result<Answer, Errno
         });
     }
     if asked.major < abi::MAJOR_VERSION || asked.minor < abi::MINOR_VERSION_OLDEST {
-        log::error!(
-            "guest: speaks FUSE {}.{}, too old",
-            asked.major,
-            asked.minor
-        );
-        return Err(Errno::PROTO);
+        return Err(refuse(&format_args!(
+            "speaks FUSE {}.{}, too old",
+            asked.major, asked.minor
+        )));
     }
     let mut offered = u64::from(asked.flags);
     if offered & init::INIT_EXT != 0 {
@@ -203,14 +202,24 @@ pub fn negotiate(config: &Config, input: &mut Input<'_>) -> Result<Answer, Errno
         offered |= u64::from(extension.flags2) << 32;
     }
     if config.security_label == SecurityLabel::Always && offered & init::SECURITY_CTX == 0 {
-        log::error!("guest: cannot label what it creates, and --security-label=always is set");
-        return Err(Errno::PROTO);
+        return Err(refuse(
+            &"cannot label what it creates, and --security-label=always is set",
+        ));
     }
     let session = agree(config, &asked, offered);
     Ok(Answer {
         reply: reply(&session),
         session: Some(session),
     })
+}
+
+/// Tells the operator why, though not each time that a guest asks.
+fn refuse(why: &dyn std::fmt::Display) -> Errno {
+    static REFUSED: Sparse = Sparse::new();
+    if let Some(count) = REFUSED.count() {
+        log::error!("guest: {why} (refused {count} times)");
+    }
+    Errno::PROTO
 }
 
 fn agree(config: &Config, asked: &InitIn, offered: u64) -> SessionOptions {
