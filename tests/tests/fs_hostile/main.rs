@@ -6,7 +6,7 @@
 
 mod exhaustion;
 mod files;
-
+mod fuzz;
 mod malformed;
 mod names;
 mod numbers;
