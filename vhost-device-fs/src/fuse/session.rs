@@ -20,8 +20,10 @@ const BACKGROUND_MAX: u16 = u16::MAX;
 const CONGESTION_THRESHOLD: u16 = BACKGROUND_MAX / 4 * 3;
 
 /// Flags that are true of this back-end however it is configured.
+///
+/// Not among them is `ATOMIC_O_TRUNC`, which we could do: Linux then sends the OPEN that truncates before it looks whether the
+/// file is a running program, and kills that program instead of answering `ETXTBSY`.
 const ALWAYS: u64 = init::ASYNC_READ
-    | init::ATOMIC_O_TRUNC
     | init::BIG_WRITES
     | init::AUTO_INVAL_DATA
     | init::ASYNC_DIO
