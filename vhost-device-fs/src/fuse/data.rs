@@ -12,7 +12,7 @@ use super::session::TRANSFER_BYTES_MAX;
 use crate::operations::{Entry, FsResult, OpenReply, WriteOptions};
 
 /// Most that one `COPY_FILE_RANGE` copies, so that the ring does not wait for long; the guest comes again.
-const COPY_BYTES_MAX: u64 = 1 << 30;
+const COPY_BYTES_MAX: u64 = 64 << 20;
 
 /// Most that one READ reads, in bytes: as many pages as INIT allows, in a guest with pages of 64 KiB. More than that no
 /// guest asks for that is not out to keep the ring, and whoever wants to stop it, waiting.
