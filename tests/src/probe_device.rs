@@ -78,6 +78,8 @@ pub struct Probe {
     pub prepared: AtomicU64,
     /// [`Device::suspend`] fails.
     pub refuse_suspend: AtomicBool,
+    /// [`Device::suspend`] panics.
+    pub panic_in_suspend: AtomicBool,
     /// [`Device::save`] fails.
     pub refuse_save: AtomicBool,
     /// [`Device::load`] fails.
@@ -250,6 +252,10 @@ impl Device for ProbeDevice {
 
     fn suspend(&self) -> Result<(), SuspendError> {
         self.0.suspended.fetch_add(1, Ordering::SeqCst);
+        assert!(
+            !self.0.panic_in_suspend.load(Ordering::SeqCst),
+            "the test wants it so"
+        );
         if self.0.refuse_suspend.load(Ordering::SeqCst) {
             return Err(SuspendError::Device("the test wants it so".into()));
         }

@@ -287,6 +287,39 @@ fn a_device_that_refuses_to_suspend_lives_on() -> Result<()> {
 }
 
 #[test]
+fn a_device_that_panics_as_it_is_suspended_lives_on() -> Result<()> {
+    let (device, _host, mut machine) = started()?;
+    device
+        .probe()
+        .panic_in_suspend
+        .store(true, Ordering::SeqCst);
+    assert!(is_refused(&machine.frontend().suspend()));
+    call(&mut machine, 0, NOW)?;
+    device
+        .probe()
+        .panic_in_suspend
+        .store(false, Ordering::SeqCst);
+    machine.frontend().suspend()?;
+    Ok(())
+}
+
+/// The rings are stopped all the same; but what a device that did not become silent would save is not to be trusted.
+#[test]
+fn a_device_that_fails_to_become_silent_is_not_saved() -> Result<()> {
+    let (device, _host, mut machine) = started()?;
+    device.probe().refuse_suspend.store(true, Ordering::SeqCst);
+    machine.stop()?;
+    assert!(machine.save().is_err());
+    device.probe().refuse_suspend.store(false, Ordering::SeqCst);
+    assert!(machine.save().is_err(), "nobody asked it again");
+    machine.start()?;
+    call(&mut machine, 0, NOW)?;
+    machine.stop()?;
+    machine.save()?;
+    Ok(())
+}
+
+#[test]
 fn reset_leaves_the_suspension_and_disables_the_rings() -> Result<()> {
     let (device, _host, mut machine) = started()?;
     call(&mut machine, 0, NOW)?;

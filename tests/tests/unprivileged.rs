@@ -1,4 +1,4 @@
-//! Does the file system daemon work, and migrate, without any privilege? That is how KubeVirt and rootless libvirt run one: a user of
+//! Does the file system daemon work, and migrate, without any privilege? That is how `KubeVirt` and rootless libvirt run one: a user of
 //! its own, no capability, no sandbox.
 //!
 //! The kernel's FUSE client is the guest. Needs root, to mount and to become somebody else.

@@ -4,6 +4,7 @@
 //! relay makes sure that every earlier message was handled before it calls. Knows no message; knows no state stream.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::device::{Device, Guest, SuspendError};
 use crate::gate::{Gate, Lane};
 use crate::lifecycle::{Event, Lifecycle};
 use crate::memory::GuestMemoryHandle;
+use crate::report;
 
 /// Time between two log lines about a drain that must end but does not.
 const REMINDER: Duration = Duration::from_secs(5);
@@ -37,6 +39,8 @@ struct State {
     started: u64,
     /// Bit per ring: enabled.
     enabled: u64,
+    /// The rings were stopped, but the device did not become silent: what it would save is not to be trusted.
+    restless: bool,
 }
 
 impl State {
@@ -70,6 +74,7 @@ impl<D: Device> Control<D> {
                 lifecycle: Lifecycle::Stopped,
                 started: 0,
                 enabled: 0,
+                restless: false,
             }),
         }
     }
@@ -82,9 +87,11 @@ impl<D: Device> Control<D> {
         &self.guest.memory
     }
 
-    /// Whether the device works; if not, its state may be saved and loaded.
+    /// Whether the device works; if not, its state may be saved and loaded. A device that failed to become silent counts as
+    /// working until it is resumed or suspended once more.
     pub(crate) fn is_started(&self) -> bool {
-        self.lock().lifecycle.is_started()
+        let state = self.lock();
+        state.lifecycle.is_started() || state.restless
     }
 
     /// The events of a new connection's workers, one for each ring; none when the connection is gone.
@@ -101,12 +108,15 @@ impl<D: Device> Control<D> {
                 self.start(&state);
                 return Err(error);
             }
-            if let Err(error) = self.device.suspend() {
-                self.device.resume(&self.guest);
+            if let Err(error) = self.suspend_device() {
+                self.resume_device();
                 self.start(&state);
                 return Err(error);
             }
+        } else if state.restless {
+            self.suspend_device()?;
         }
+        state.restless = false;
         state.lifecycle = state.lifecycle.next(Event::Suspend);
         Ok(())
     }
@@ -127,7 +137,7 @@ impl<D: Device> Control<D> {
         if !self.drain_patiently(Lane::Ring(ring)) || state.started & bit(ring) == 0 {
             return;
         }
-        if state.started == bit(ring) && state.lifecycle.is_started() && !self.silence() {
+        if state.started == bit(ring) && state.lifecycle.is_started() && !self.silence(&mut state) {
             return;
         }
         state.started &= !bit(ring);
@@ -139,10 +149,11 @@ impl<D: Device> Control<D> {
     /// `RESET_DEVICE`.
     pub(super) fn reset(&self) {
         let mut state = self.lock();
-        if !self.silence() {
+        if !self.silence(&mut state) {
             return;
         }
         self.device.reset();
+        state.restless = false;
         // The stock handler has just disabled all rings; the device is new, hence suspended.
         state.lifecycle = Lifecycle::Stopped;
         let event = Event::Reset {
@@ -168,10 +179,11 @@ impl<D: Device> Control<D> {
         let mut state = self.lock();
         self.close_all();
         let drained = self.drain_all(limit);
-        let silent = drained.and_then(|()| self.device.suspend());
+        let silent = drained.and_then(|()| self.suspend_device());
         if let Err(error) = &silent {
-            log::error!("at disconnect: {error}");
+            log::error!("at disconnect: {}", report::chain(error));
         }
+        state.restless = silent.is_err();
         state.lifecycle = state.lifecycle.next(Event::Disconnect);
         state.started = 0;
         state.enabled = 0;
@@ -186,8 +198,25 @@ impl<D: Device> Control<D> {
         let before = state.lifecycle;
         state.lifecycle = before.next(event);
         if state.lifecycle.is_started() && !before.is_started() {
-            self.device.resume(&self.guest);
+            self.resume_device();
+            state.restless = false;
             self.start(state);
+        }
+    }
+
+    fn suspend_device(&self) -> Result<(), SuspendError> {
+        let device = &*self.device;
+        catch_unwind(AssertUnwindSafe(|| device.suspend())).unwrap_or_else(|_| {
+            Err(SuspendError::Device(
+                "it panicked; please report this".into(),
+            ))
+        })
+    }
+
+    fn resume_device(&self) {
+        let (device, guest) = (&*self.device, &self.guest);
+        if catch_unwind(AssertUnwindSafe(|| device.resume(guest))).is_err() {
+            log::error!("the device panicked as it was resumed; please report this");
         }
     }
 
@@ -228,14 +257,16 @@ impl<D: Device> Control<D> {
 
     /// Closes everything, waits for it, and tells the device, where no refusal can be reported. False if the front-end
     /// left meanwhile; then `disconnect` does what is left to do.
-    fn silence(&self) -> bool {
+    fn silence(&self, state: &mut State) -> bool {
         self.close_all();
         if !self.gate().lanes().all(|lane| self.drain_patiently(lane)) {
             return false;
         }
-        if let Err(error) = self.device.suspend() {
-            log::error!("the rings are stopped, but {error}");
+        let silent = self.suspend_device();
+        if let Err(error) = &silent {
+            log::error!("the rings are stopped, but: {}", report::chain(error));
         }
+        state.restless = silent.is_err();
         true
     }
 
