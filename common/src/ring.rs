@@ -127,14 +127,14 @@ impl<'a> Ring<'a> {
 
     /// Asks the guest not to kick while the ring is being served.
     pub(crate) fn disable_notification(&self) {
-        self.vring.disable_notification();
+        self.vring.disable_notification(&self.memory.snapshot());
     }
 
     /// Asks the guest for kicks again; returns whether the ring must be looked at once more, because the guest
     /// added something after [`pop`](Self::pop) saw it empty and did not kick, or because the device `panicked` over
     /// one request and others follow.
     pub(crate) fn enable_notification(&self, panicked: bool) -> bool {
-        let more = self.vring.enable_notification();
+        let more = self.vring.enable_notification(&self.memory.snapshot());
         match self.last {
             Last::Empty => more,
             Last::Request => more && panicked,

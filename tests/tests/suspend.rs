@@ -402,6 +402,33 @@ fn a_request_that_never_ends_does_not_keep_the_connection() -> Result<()> {
     Ok(())
 }
 
+/// The worker is stuck inside the device as its guest crashes, and comes back when another guest's memory is there, at the
+/// same addresses.
+#[test]
+fn a_worker_of_a_crashed_guest_leaves_the_next_one_alone() -> Result<()> {
+    let (device, host, mut machine) = started()?;
+    machine.submit(0, &order(Order::SLOWLY, 4_000).bytes(), 8)?;
+    thread::sleep(Duration::from_millis(200));
+    machine.leave()??;
+    let mut next = host.machine()?;
+    next.start()?;
+    for _ in 0..2 {
+        next.submit(0, &order(Order::PUT_BACK, 0).bytes(), 8)?;
+    }
+    thread::sleep(Duration::from_millis(200));
+    let before = next.memory.snapshot()?;
+    until("the end of the crashed guest's request", || {
+        device.probe().completed.load(Ordering::SeqCst) == 1
+    });
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(next.memory.changed_pages(&before)?, [0; 0]);
+    device.accept();
+    next.stop()?;
+    next.start()?;
+    next.leave()??;
+    Ok(())
+}
+
 #[test]
 fn a_panic_of_the_device_costs_one_request() -> Result<()> {
     let (device, _host, mut machine) = started()?;

@@ -95,11 +95,10 @@ impl<'a> Relay<'a> {
 
     fn forward_all(&mut self, stop: BorrowedFd<'_>) -> Result<End, RelayError> {
         loop {
-            let ready = self.wait(stop)?;
-            let end = match ready {
+            let end = match self.wait(stop, PollFlags::IN)? {
                 Side::Stop => Some(End::Stopped),
                 Side::BackEnd => self.reply()?,
-                Side::FrontEnd => self.request()?,
+                Side::FrontEnd => self.request(stop)?,
             };
             if let Some(end) = end {
                 return Ok(end);
@@ -107,12 +106,13 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// The side to look at next. Replies first: they answer earlier requests.
-    fn wait(&self, stop: BorrowedFd<'_>) -> Result<Side, RelayError> {
+    /// The side to look at next; the front-end only for `interest`, and for its end. Replies first: they answer earlier
+    /// requests.
+    fn wait(&self, stop: BorrowedFd<'_>, interest: PollFlags) -> Result<Side, RelayError> {
         let mut sides = [
             PollFd::from_borrowed_fd(stop, PollFlags::IN),
             PollFd::new(self.back_end, PollFlags::IN),
-            PollFd::new(self.front_end, PollFlags::IN),
+            PollFd::new(self.front_end, interest),
         ];
         loop {
             match poll(&mut sides, None) {
@@ -133,13 +133,13 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn request(&mut self) -> Result<Option<End>, RelayError> {
+    fn request(&mut self, stop: BorrowedFd<'_>) -> Result<Option<End>, RelayError> {
         let Some(mut message) = receive(self.front_end).map_err(RelayError::FrontEnd)? else {
             return Ok(Some(End::FrontEndLeft));
         };
         match message.request {
             Request::SUSPEND | Request::RESUME if self.acked & protocol_feature::SUSPEND != 0 => {
-                return self.suspend_or_resume(&message);
+                return self.suspend_or_resume(&message, stop);
             }
             Request::SET_PROTOCOL_FEATURES => {
                 if let Some(features) = message.value() {
@@ -177,13 +177,17 @@ impl<'a> Relay<'a> {
         send(self.front_end, &message).map_err(RelayError::FrontEnd)
     }
 
-    fn suspend_or_resume(&mut self, message: &Message) -> Result<Option<End>, RelayError> {
+    fn suspend_or_resume(
+        &mut self,
+        message: &Message,
+        stop: BorrowedFd<'_>,
+    ) -> Result<Option<End>, RelayError> {
         let request = message.request;
         if !message.body.is_empty() || !message.files.is_empty() {
             return Err(RelayError::NotEmpty { request });
         }
-        if !self.barrier()? {
-            return Ok(Some(End::Refused));
+        if let Some(end) = self.barrier(stop)? {
+            return Ok(Some(end));
         }
         let result = if request == Request::SUSPEND {
             self.explicit.suspend()
@@ -204,15 +208,20 @@ impl<'a> Relay<'a> {
     /// Waits until the stock daemon has handled every message before this point, and forwards the replies: it serves in
     /// order, and always answers `GET_FEATURES`. Without it SUSPEND would overtake messages that need no reply.
     ///
-    /// Returns false if the stock daemon closed the link instead.
-    fn barrier(&mut self) -> Result<bool, RelayError> {
+    /// A message before it may wait for a request that never ends: the front-end's leaving ends this wait, too.
+    fn barrier(&mut self, stop: BorrowedFd<'_>) -> Result<Option<End>, RelayError> {
         let question = Message::new(Request::GET_FEATURES, Vec::new());
         send(self.back_end, &question).map_err(RelayError::BackEnd)?;
         loop {
+            match self.wait(stop, PollFlags::RDHUP)? {
+                Side::Stop => return Ok(Some(End::Stopped)),
+                Side::FrontEnd => return Ok(Some(End::FrontEndLeft)),
+                Side::BackEnd => {}
+            }
             match receive(self.back_end).map_err(RelayError::BackEnd)? {
-                None => return Ok(false),
+                None => return Ok(Some(End::Refused)),
                 Some(message) if message.request == Request::GET_FEATURES && self.awaited == 0 => {
-                    return Ok(true);
+                    return Ok(None);
                 }
                 Some(message) => self.forward_reply(message)?,
             }

@@ -22,7 +22,7 @@ use super::adapter::Adapter;
 use super::control::Control;
 use super::relay::{End, Explicit, Relay, RelayError};
 use super::transfer::{TransferOptions, Transfers};
-use super::vring::{RingObserver, observed};
+use super::vring::{Retired, RingObserver, observed};
 use crate::device::{Device, SuspendError};
 
 /// Time that requests in flight get when the front-end has gone.
@@ -112,7 +112,8 @@ impl<D: Device> Host<D> {
     ) -> Result<End, SessionError> {
         let (mut listener, back_end) = private_link().map_err(SessionError::Link)?;
         let observer: Weak<dyn RingObserver> = Arc::<Control<D>>::downgrade(&self.control);
-        let mut daemon = observed(observer, || {
+        let retired = Retired::default();
+        let mut daemon = observed(observer, &retired, || {
             VhostUserDaemon::new(
                 self.device.info().name.to_owned(),
                 Arc::clone(adapter),
@@ -128,9 +129,12 @@ impl<D: Device> Host<D> {
         let end = Relay::new(front_end, &back_end, &*self.control).run(stop);
 
         // The stock thread may be waiting for a ring or for a transfer; nobody else does any more.
+        retired.set();
         self.control.abandon();
         adapter.disconnect();
         let stock = daemon.wait();
+        // Its last messages may have begun another one.
+        adapter.disconnect();
         let drained = self.control.disconnect(FAREWELL);
         self.control.set_wakers(Vec::new());
         bury(daemon, drained)?;

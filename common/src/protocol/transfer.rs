@@ -225,9 +225,10 @@ impl<D: Device> Transfers<D> {
             }
         };
         match verdict? {
+            // The front-end may have started rings since. What was saved meanwhile may be torn, and what came is not the state
+            // of that guest.
+            Outcome::Saved | Outcome::Decoded(_) if started => Err(TransferError::NotSuspended),
             Outcome::Saved => Ok(()),
-            // The front-end may have started rings since; the state that came is not the state of that guest.
-            Outcome::Decoded(_) if started => Err(TransferError::NotSuspended),
             Outcome::Decoded(state) => guarded(Direction::Load, || self.apply(state)),
         }
     }

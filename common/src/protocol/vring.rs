@@ -4,13 +4,15 @@
 //! own vring type from the very messages that start and stop rings, so that is where we listen. Everything that
 //! touches the ring in guest memory goes through here; what the ring is for is not known here.
 
+mod stock;
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
-use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
+use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryAtomic;
 
@@ -32,13 +34,42 @@ pub(crate) trait RingObserver: Send + Sync {
 
 thread_local! {
     /// What the stock handler's constructor cannot pass on to `VringT::new`.
-    static CREATING: RefCell<Option<(Weak<dyn RingObserver>, usize)>> = const { RefCell::new(None) };
+    static CREATING: RefCell<Option<Creating>> = const { RefCell::new(None) };
+}
+
+struct Creating {
+    observer: Weak<dyn RingObserver>,
+    retired: Retired,
+    next: usize,
+}
+
+/// Set when a connection has ended: a worker that is still stuck in a request of its guest must not go on to the memory of
+/// the next one. Set before that memory can be there, and looked at after a snapshot of memory was taken.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Retired(Arc<AtomicBool>);
+
+impl Retired {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// Runs `create`, which makes the stock daemon: the vrings it makes report to `observer`, numbered in the order of
-/// their creation.
-pub(super) fn observed<R>(observer: Weak<dyn RingObserver>, create: impl FnOnce() -> R) -> R {
-    CREATING.set(Some((observer, 0)));
+/// their creation, until they are retired.
+pub(super) fn observed<R>(
+    observer: Weak<dyn RingObserver>,
+    retired: &Retired,
+    create: impl FnOnce() -> R,
+) -> R {
+    CREATING.set(Some(Creating {
+        observer,
+        retired: retired.clone(),
+        next: 0,
+    }));
     let result = create();
     CREATING.set(None);
     result
@@ -54,10 +85,13 @@ pub(crate) struct Vring {
 struct Shared {
     index: usize,
     observer: Option<Weak<dyn RingObserver>>,
+    retired: Retired,
     /// The guest's indices made no sense: nothing is popped until the ring is started again.
     broken: AtomicBool,
     /// Malformed chains.
     malformed: Sparse,
+    /// Notifications that could not be given.
+    unheard: Sparse,
 }
 
 impl std::fmt::Debug for Vring {
@@ -98,11 +132,16 @@ impl Vring {
     /// Whether the ring is started and enabled.
     pub(crate) fn is_running(&self) -> bool {
         let state = self.stock.get_ref();
-        state.is_enabled() && state.get_queue().ready()
+        state.is_enabled() && state.get_queue().ready() && !self.shared.retired.is_set()
+    }
+
+    /// Whether the ring, in `memory`, must not be touched: it makes no sense, or belongs to a guest that is gone.
+    fn is_closed(&self) -> bool {
+        self.shared.broken.load(Ordering::Relaxed) || self.shared.retired.is_set()
     }
 
     pub(crate) fn pop(&self, memory: &Arc<GuestMemory>, spare: Segments) -> Popped {
-        if self.shared.broken.load(Ordering::Relaxed) {
+        if self.is_closed() {
             return Popped::Nothing(spare);
         }
         let mut state = self.stock.get_mut();
@@ -152,9 +191,13 @@ impl Vring {
         let mut state = self.stock.get_mut();
         match state.needs_notification() {
             Ok(true) => {
-                if let Err(error) = state.signal_used_queue() {
+                // A counter that is full has been signalled, and not read yet.
+                if let Err(error) = state.signal_used_queue()
+                    && error.kind() != io::ErrorKind::WouldBlock
+                    && let Some(count) = self.shared.unheard.count()
+                {
                     log::error!(
-                        "ring {}: front-end's call descriptor cannot be written: {error}",
+                        "ring {}: front-end's call descriptor cannot be written: {error} ({count} times)",
                         self.index()
                     );
                 }
@@ -167,26 +210,53 @@ impl Vring {
         }
     }
 
-    pub(crate) fn disable_notification(&self) {
-        if let Err(error) = VringT::disable_notification(&self.stock) {
+    pub(crate) fn disable_notification(&self, memory: &GuestMemory) {
+        if self.is_closed() {
+            return;
+        }
+        let disabled = self
+            .stock
+            .get_mut()
+            .get_queue_mut()
+            .disable_notification(memory);
+        if let Err(error) = disabled {
             self.broke(&error);
         }
     }
 
-    /// Returns whether there is something on the ring by now.
-    pub(crate) fn enable_notification(&self) -> bool {
-        let more = VringT::enable_notification(&self.stock).unwrap_or_else(|error| {
+    /// Returns whether there is something on the ring by now. What is on a broken ring cannot be popped: whoever looked again
+    /// would look for ever.
+    pub(crate) fn enable_notification(&self, memory: &GuestMemory) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        let enabled = self
+            .stock
+            .get_mut()
+            .get_queue_mut()
+            .enable_notification(memory);
+        enabled.unwrap_or_else(|error| {
             self.broke(&error);
             false
-        });
-        // What is on a broken ring cannot be popped: whoever looked again would look for ever.
-        more && !self.shared.broken.load(Ordering::Relaxed)
+        })
     }
 
     fn broke(&self, error: &QueueError) {
         if !self.shared.broken.swap(true, Ordering::Relaxed) {
             log::error!(
                 "guest: ring {} makes no sense and is left alone until it is set up again: {error}",
+                self.index()
+            );
+        }
+    }
+
+    /// A kick or call descriptor that blocks would block us under the ring's lock.
+    fn unblock(&self, file: Option<&File>, purpose: &str) {
+        if let Some(file) = file
+            && let Err(error) = rustix::io::ioctl_fionbio(file, true)
+        {
+            log::error!(
+                "front-end: {purpose} descriptor of ring {}: {error}",
                 self.index()
             );
         }
@@ -212,147 +282,5 @@ fn next_chain<'a>(
     match queue.iter(memory)?.next() {
         Some(chain) => Ok(Some(chain)),
         None => Err(QueueError::InvalidAvailRingIndex),
-    }
-}
-
-impl<'a> VringStateGuard<'a, Table> for Vring {
-    type G = MutexGuard<'a, VringState<Table>>;
-}
-
-impl<'a> VringStateMutGuard<'a, Table> for Vring {
-    type G = MutexGuard<'a, VringState<Table>>;
-}
-
-impl VringT<Table> for Vring {
-    fn new(memory: Table, max_queue_size: u16) -> Result<Self, QueueError> {
-        let (observer, index) = CREATING.with_borrow_mut(|creating| match creating {
-            Some((observer, next)) => {
-                let index = *next;
-                *next += 1;
-                (Some(Weak::clone(observer)), index)
-            }
-            None => (None, 0),
-        });
-        Ok(Self {
-            stock: VringMutex::new(memory, max_queue_size)?,
-            shared: Arc::new(Shared {
-                index,
-                observer,
-                broken: AtomicBool::new(false),
-                malformed: Sparse::default(),
-            }),
-        })
-    }
-
-    fn get_ref(&self) -> MutexGuard<'_, VringState<Table>> {
-        self.stock.get_ref()
-    }
-
-    fn get_mut(&self) -> MutexGuard<'_, VringState<Table>> {
-        self.stock.get_mut()
-    }
-
-    fn add_used(&self, head: u16, written: u32) -> Result<(), QueueError> {
-        VringT::add_used(&self.stock, head, written)
-    }
-
-    fn signal_used_queue(&self) -> io::Result<()> {
-        self.stock.signal_used_queue()
-    }
-
-    fn enable_notification(&self) -> Result<bool, QueueError> {
-        VringT::enable_notification(&self.stock)
-    }
-
-    fn disable_notification(&self) -> Result<(), QueueError> {
-        VringT::disable_notification(&self.stock)
-    }
-
-    fn needs_notification(&self) -> Result<bool, QueueError> {
-        self.stock.needs_notification()
-    }
-
-    fn set_enabled(&self, enabled: bool) {
-        self.stock.set_enabled(enabled);
-        self.observe(|observer| observer.enabled(self.index(), enabled));
-    }
-
-    fn set_queue_info(
-        &self,
-        descriptors: u64,
-        available: u64,
-        used: u64,
-    ) -> Result<(), QueueError> {
-        self.stock.set_queue_info(descriptors, available, used)
-    }
-
-    fn queue_next_avail(&self) -> u16 {
-        self.stock.queue_next_avail()
-    }
-
-    fn set_queue_next_avail(&self, base: u16) {
-        self.stock.set_queue_next_avail(base);
-    }
-
-    fn set_queue_next_used(&self, index: u16) {
-        self.stock.set_queue_next_used(index);
-    }
-
-    fn queue_used_idx(&self) -> Result<u16, QueueError> {
-        self.stock.queue_used_idx()
-    }
-
-    fn set_queue_size(&self, size: u16) {
-        self.stock.set_queue_size(size);
-    }
-
-    fn set_queue_event_idx(&self, enabled: bool) {
-        self.stock.set_queue_event_idx(enabled);
-    }
-
-    fn set_queue_ready(&self, ready: bool) {
-        if ready {
-            self.shared.broken.store(false, Ordering::Relaxed);
-            self.stock.set_queue_ready(true);
-            self.observe(|observer| observer.started(self.index()));
-        } else {
-            // First nothing new may be popped; what was popped is waited for in `stop_vring`, which follows.
-            self.observe(|observer| observer.stopping(self.index()));
-            self.stock.set_queue_ready(false);
-        }
-    }
-
-    /// A kick descriptor that blocks would block us under the ring's lock.
-    fn set_kick(&self, file: Option<File>) {
-        if let Some(file) = &file
-            && let Err(error) = rustix::io::ioctl_fionbio(file, true)
-        {
-            log::error!(
-                "front-end: kick descriptor of ring {}: {error}",
-                self.index()
-            );
-        }
-        self.stock.set_kick(file);
-    }
-
-    /// The stock event loop ends for ever on an error here, even on one that only says that somebody else read the
-    /// kick, or that it was replaced.
-    fn read_kick(&self) -> io::Result<bool> {
-        let state = self.stock.get_ref();
-        if let Some(kick) = state.get_kick()
-            && let Err(error) = kick.consume()
-            && error.kind() != io::ErrorKind::WouldBlock
-        {
-            log::debug!("ring {}: kick cannot be read: {error}", self.index());
-        }
-        Ok(state.is_enabled())
-    }
-
-    fn set_call(&self, file: Option<File>) {
-        self.stock.set_call(file);
-    }
-
-    fn set_err(&self, file: Option<File>) {
-        self.stock.set_err(file);
     }
 }

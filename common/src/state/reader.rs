@@ -8,6 +8,8 @@ use std::io::{self, Read};
 use crc32c::crc32c;
 use serde::de::DeserializeOwned;
 
+use crate::report::Sparse;
+
 use super::error::StateError;
 use super::schema::{StateSchema, decode};
 use super::stream::{
@@ -157,6 +159,8 @@ pub struct StateReader<'a> {
     checksum: u32,
     sections: u64,
     ended: bool,
+    /// Optional sections that the schema does not know.
+    skipped: Sparse,
 }
 
 impl<'a> StateReader<'a> {
@@ -182,6 +186,7 @@ impl<'a> StateReader<'a> {
             checksum: header_checksum(&bytes),
             sections: 0,
             ended: false,
+            skipped: Sparse::default(),
         })
     }
 
@@ -268,7 +273,11 @@ impl<'a> StateReader<'a> {
                 offset,
             }),
             Importance::Optional => {
-                log::warn!("state stream: skipped optional section {tag} version {version}");
+                if let Some(count) = self.skipped.count() {
+                    log::warn!(
+                        "state stream: skipped optional section {tag} version {version} ({count} so far)"
+                    );
+                }
                 Ok(())
             }
         }
