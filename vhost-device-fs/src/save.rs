@@ -218,7 +218,8 @@ fn node(image: NodeImage) -> NodeV1 {
     NodeV1 {
         nodeid,
         kind: kind.mode_bits(),
-        mount: identity.mount,
+        // What is lost is nowhere, which is no number of a mount.
+        mount: if lost { 0 } else { identity.mount },
         ino: identity.ino,
         birth_ns: identity.birth_ns,
         ino_shown,

@@ -124,7 +124,8 @@ fn is_same(tables: &Tables, state: &FsState, witness: &NodeV1, found: Identity) 
 fn samples_agree(tables: &Tables, state: &FsState) -> bool {
     let samples = state.nodes.iter().filter_map(|node| {
         let location = node.locations.last()?;
-        (location.parent == ROOT_NODEID && node.mount == 0).then_some((node, location))
+        (location.parent == ROOT_NODEID && node.mount == 0 && !node.lost)
+            .then_some((node, location))
     });
     samples.take(SAMPLES).all(|(node, location)| {
         let seen = Name::new(&location.name)

@@ -453,6 +453,33 @@ fn what_is_missing_aborts_and_changes_nothing_or_is_an_error_of_the_guest() {
 }
 
 #[test]
+fn what_a_copy_does_not_have_stays_lost_through_all_migrations() {
+    let share = tempfile::tempdir().unwrap();
+    fs::create_dir(share.path().join("d")).unwrap();
+    fs::write(share.path().join("d/gone"), "gone").unwrap();
+    fs::write(share.path().join("kept"), "kept").unwrap();
+    let source = start(share.path(), |_| ());
+    let gone = lookup(&source, "d/gone").nodeid;
+    let gone_handle = open(&source, gone, OFlags::RDWR);
+    let kept_handle = open(&source, lookup(&source, "kept").nodeid, OFlags::RDWR);
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::create_dir(elsewhere.path().join("d")).unwrap();
+    fs::write(elsewhere.path().join("kept"), "kept").unwrap();
+    let mut now = migrate(&source, elsewhere.path(), |config| {
+        config.migration_on_error = MigrationOnError::GuestError;
+    });
+    // Back where the file is, it is not found again by chance: the guest has seen errors on it.
+    for directory in [elsewhere.path(), elsewhere.path(), share.path()] {
+        assert_eq!(now.get_attributes(gone, None), Err(Errno::IO));
+        assert_eq!(read(&now, gone_handle), Err(Errno::IO));
+        assert_eq!(read(&now, kept_handle).unwrap(), b"kept");
+        now = migrate(&now, directory, |_| ());
+    }
+    assert_eq!(now.get_attributes(gone, None), Err(Errno::IO));
+    now.release(gone_handle).unwrap();
+}
+
+#[test]
 fn an_orphan_in_a_forgotten_orphan_travels_alone() {
     let share = tempfile::tempdir().unwrap();
     let source = start(share.path(), |_| ());

@@ -95,7 +95,7 @@ pub struct NodeV1 {
     pub nodeid: u64,
     /// Its type (`S_IFMT` bits).
     pub kind: u32,
-    /// Index of its mount.
+    /// Index of its mount; means nothing if it is lost.
     pub mount: u32,
     /// Inode number on the source's host.
     pub ino: u64,

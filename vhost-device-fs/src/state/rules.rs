@@ -137,6 +137,7 @@ impl FsState {
             kind,
             mount,
             lookups,
+            lost,
             ..
         } = *node;
         let next = self.share.next_nodeid;
@@ -147,7 +148,7 @@ impl FsState {
             return Err(ForgedState::Kind { nodeid, kind });
         }
         let mounts = self.mounts.len();
-        if u64::from(mount) >= mounts as u64 {
+        if !lost && u64::from(mount) >= mounts as u64 {
             return Err(ForgedState::Mount {
                 nodeid,
                 mount,

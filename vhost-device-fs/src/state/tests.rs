@@ -227,6 +227,9 @@ fn forged_nodes() {
         mounts: 2,
     };
     refused(|state| state.nodes[2].mount = 2, mount);
+    let mut lost_somewhere = typical();
+    lost_somewhere.nodes[6].mount = u32::MAX;
+    assert_eq!(lost_somewhere.validate(), Ok(()), "it is nowhere anyway");
     let lookups = (1 << 48) + 1;
     refused(
         |state| state.nodes[2].lookups = lookups,
