@@ -101,6 +101,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Greatest number of descriptors that the guest holds by handles and by inodes without a name: a half of all. The
+    /// other half is a cache.
+    pub(crate) fn descriptors_held_max(&self) -> u32 {
+        self.descriptors_max.div_ceil(2)
+    }
+
     /// The defaults for a shared directory.
     pub fn new(shared_dir: impl Into<PathBuf>) -> Self {
         Self {

@@ -42,6 +42,16 @@ pub enum Mismatch {
         /// The limit of this back-end.
         bytes_max: u64,
     },
+    /// More open files than this back-end has descriptors for.
+    #[error(
+        "the state has {descriptors} open files and unlinked inodes, and this back-end keeps descriptors for {descriptors_max} (about a half of --rlimit-nofile)"
+    )]
+    Descriptors {
+        /// Handles and orphans in the state, without those that are lost.
+        descriptors: usize,
+        /// The limit of this back-end.
+        descriptors_max: u32,
+    },
 }
 
 /// Inodes and handles that could not be carried over, with the first reasons.
@@ -79,12 +89,20 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     }
     let bytes = state.orphan_data.len() as u64;
     let bytes_max = config.orphan_bytes_max;
+    let open = state.handles.iter().filter(|handle| !handle.lost).count();
+    let descriptors = open + state.orphans.len();
+    let descriptors_max = config.descriptors_held_max();
     if state.share.xattr && !config.xattr {
         Err(Mismatch::Xattr)
     } else if config.readonly && !state.share.readonly {
         Err(Mismatch::ReadOnly)
     } else if bytes > bytes_max {
         Err(Mismatch::OrphanBytes { bytes, bytes_max })
+    } else if descriptors as u64 > u64::from(descriptors_max) {
+        Err(Mismatch::Descriptors {
+            descriptors,
+            descriptors_max,
+        })
     } else {
         Ok(())
     }

@@ -656,10 +656,37 @@ fn many_handles_are_opened_together() {
     for (number, handle) in (0_u32..).zip(&handles) {
         write(&source, *handle, 0, &number.to_le_bytes());
     }
-    let destination = migrate(&source, share.path(), |_| ());
+    let destination = migrate(&source, share.path(), |config| {
+        config.descriptors_max = 2_000;
+    });
     for (number, handle) in (0_u32..).zip(&handles) {
         assert_eq!(read(&destination, *handle).unwrap(), number.to_le_bytes());
     }
+}
+
+#[test]
+fn a_state_with_more_open_files_than_there_are_descriptors_for_is_refused() {
+    let share = tempfile::tempdir().unwrap();
+    let source = start(share.path(), |_| ());
+    for number in 0..6 {
+        create(&source, &format!("f{number}"), OFlags::RDWR);
+    }
+    // What is unlinked needs a descriptor beside that of its handle.
+    source.unlink(ROOT_NODEID, b"f0").unwrap();
+    let mut state = state_of(&source);
+    let few = start(share.path(), |config| config.descriptors_max = 12);
+    let LoadError::Mismatch(reason) = load(&few, &state).unwrap_err() else {
+        panic!("the configuration is to blame");
+    };
+    let text = reason.to_string();
+    assert!(text.contains("7 open files"), "{text}");
+    assert!(
+        text.contains("for 6 (about a half of --rlimit-nofile)"),
+        "{text}"
+    );
+    // What is lost needs none.
+    state.handles[5].lost = true;
+    load(&few, &state).unwrap();
 }
 
 #[test]
@@ -669,7 +696,9 @@ fn verification_ends_with_the_tables_it_verifies() {
     for number in 0..500 {
         create(&source, &format!("f{number}"), OFlags::RDWR);
     }
-    let destination = migrate(&source, share.path(), |_| ());
+    let destination = migrate(&source, share.path(), |config| {
+        config.descriptors_max = 2_000;
+    });
     let weak = Arc::downgrade(&destination.tables());
     destination.destroy();
     let deadline = Instant::now() + Duration::from_secs(30);

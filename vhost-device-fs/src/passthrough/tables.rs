@@ -48,9 +48,8 @@ impl Tables {
         let stat = host::stat_descriptor(root.as_fd())?;
         let identity = mounts.identify(&stat, || host::file_system_type(root.as_fd()))?;
         let sighting = sighting(identity, &stat)?;
-        let descriptors_max = host.config.descriptors_max;
-        let cached_max = descriptors_max / 2;
-        let held_max = descriptors_max - cached_max;
+        let held_max = host.config.descriptors_held_max();
+        let cached_max = host.config.descriptors_max - held_max;
         Ok(Self {
             host: Arc::clone(host),
             mounts,
