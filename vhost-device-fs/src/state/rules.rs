@@ -14,6 +14,8 @@ const KINDS: [u32; 7] = [
 
 /// More lookups than a guest can hold.
 const LOOKUPS_MAX: u64 = 1 << 48;
+/// More nodeids and handles than were ever given: from there on, counting does not come to its end.
+const GIVEN_MAX: u64 = 1 << 63;
 /// Names that are remembered of one inode.
 const LOCATIONS_MAX: usize = 8;
 /// Mounts below one share.
@@ -31,6 +33,10 @@ const FLAGS_ACCESS: u32 = 3;
 pub enum ForgedState {
     #[error("state stream: {0} mounts, where there are 1 to {MOUNTS_MAX}")]
     Mounts(usize),
+    #[error(
+        "state stream: nodeid {nodeid} or handle {handle} is given next, which is 2^63 or more"
+    )]
+    Given { nodeid: u64, handle: u64 },
     #[error("state stream: the first inode is not a sound root")]
     Root,
     #[error("state stream: nodeid {0} is there twice")]
@@ -84,6 +90,10 @@ impl FsState {
     pub fn validate(&self) -> Result<(), ForgedState> {
         if !(1..=MOUNTS_MAX).contains(&self.mounts.len()) {
             return Err(ForgedState::Mounts(self.mounts.len()));
+        }
+        let (nodeid, handle) = (self.share.next_nodeid, self.share.next_handle);
+        if nodeid.max(handle) >= GIVEN_MAX {
+            return Err(ForgedState::Given { nodeid, handle });
         }
         let kinds = self.validate_nodes()?;
         self.validate_handles(&kinds)?;

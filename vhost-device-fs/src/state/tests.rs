@@ -211,6 +211,22 @@ fn forged_mounts_and_roots() {
 }
 
 #[test]
+fn forged_counters() {
+    let next = 1 << 63;
+    let given = |nodeid, handle| ForgedState::Given { nodeid, handle };
+    refused(|state| state.share.next_nodeid = next, given(next, 88));
+    refused(|state| state.share.next_handle = next, given(77, next));
+    refused(
+        |state| state.share.next_handle = u64::MAX,
+        given(77, u64::MAX),
+    );
+    let mut state = typical();
+    state.share.next_nodeid = next - 1;
+    state.share.next_handle = next - 1;
+    assert_eq!(state.validate(), Ok(()));
+}
+
+#[test]
 fn forged_nodes() {
     refused(|state| state.nodes[2].nodeid = 7, ForgedState::NodeTwice(7));
     let not_given = |nodeid| ForgedState::NodeidNotGiven { nodeid, next: 77 };
