@@ -225,6 +225,10 @@ impl FsState {
             if nodeid == ROOT || !seen.insert(nodeid) || kind != Some(orphan.mode & 0o170_000) {
                 return Err(ForgedState::Orphan(nodeid));
             }
+            // A source without attributes sends none, and a destination without them must not set any.
+            if !self.share.xattr && !orphan.xattrs.is_empty() {
+                return Err(ForgedState::OrphanAttributes(nodeid));
+            }
             validate_orphan(orphan)?;
             // Extents do not overlap, so the sum of one file's fits; that of all files may not.
             for extent in &orphan.extents {

@@ -370,6 +370,7 @@ fn forged_orphans() {
         attributes,
     );
     refused(|state| state.orphans[0].xattrs[0].name.clear(), attributes);
+    refused(|state| state.share.xattr = false, attributes);
     refused(
         |state| state.orphans[0].xattrs[0].value = vec![0; 65_537],
         attributes,
