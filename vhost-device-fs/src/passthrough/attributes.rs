@@ -64,7 +64,7 @@ impl FileSystem {
         let traits = tables.nodes.traits(nodeid)?;
         let way = Way::new(&tables, nodeid, wanted.handle)?;
         let descriptor = way.descriptor()?;
-        self.mark_changed();
+        let _changing = self.changing();
         if wanted.uid.is_some() || wanted.gid.is_some() {
             change_owner(descriptor, wanted)?;
         }

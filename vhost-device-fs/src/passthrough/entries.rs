@@ -91,6 +91,7 @@ impl FileSystem {
         let inode = tables.resolve(nodeid)?;
         let directory = tables.resolve(new_parent)?;
         let _names = tables.keep_names(new_parent);
+        let _changing = self.changing();
         // By way of /proc, because AT_EMPTY_PATH needs a privilege that we may not have.
         rustix::fs::linkat(
             CWD,
@@ -99,7 +100,6 @@ impl FileSystem {
             name.bytes(),
             AtFlags::SYMLINK_FOLLOW,
         )?;
-        self.mark_changed();
         self.enter(&tables, directory.as_fd(), new_parent, name)
     }
 
@@ -117,7 +117,7 @@ impl FileSystem {
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
         let _names = tables.keep_names(parent);
-        self.mark_changed();
+        let _changing = self.changing();
         self.credentials
             .as_caller(caller, || work(directory.as_fd(), name))?;
         // Without a label no descriptor is needed, so there is none to run out of when it is too late.

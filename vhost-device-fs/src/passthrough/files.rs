@@ -59,8 +59,8 @@ impl FileSystem {
         tables.room_for_descriptor()?;
         let descriptor = tables.resolve(nodeid)?;
         let mut host = self.host_flags(flags);
+        let _changing = truncate.then(|| self.changing());
         if truncate {
-            self.mark_changed();
             host |= OFlags::TRUNC;
         }
         let file = self
@@ -119,7 +119,7 @@ impl FileSystem {
         tables.room_for_descriptor()?;
         let host = self.host_flags(guest) | OFlags::CREATE | OFlags::EXCL;
         let _names = tables.keep_names(parent);
-        self.mark_changed();
+        let _changing = self.changing();
         let made = self.credentials.as_caller(caller, || {
             host::open_beneath(directory.as_fd(), name, host, permissions(mode, umask))
         });
@@ -164,7 +164,7 @@ impl FileSystem {
         tables.room_for_descriptor()?;
         // Without O_EXCL: the guest may give it a name with LINK.
         let host = self.host_flags(guest) | OFlags::TMPFILE;
-        self.mark_changed();
+        let _changing = self.changing();
         let file = self.credentials.as_caller(caller, || {
             let path = ProcPath::new(directory.as_fd());
             let mode = permissions(mode, umask);
@@ -209,7 +209,7 @@ impl FileSystem {
     ) -> FsResult<usize> {
         let handle = self.tables().handles.get(handle)?;
         let file = handle.file()?;
-        self.mark_changed();
+        let _changing = self.changing();
         // What the guest had cached knows where it belongs, even in append mode.
         let placement = if options.append && !options.cached {
             Placement::Append
@@ -248,7 +248,7 @@ impl FileSystem {
     /// Reserves or frees space of a file.
     pub fn fallocate(&self, handle: u64, mode: u32, offset: u64, length: u64) -> FsResult<()> {
         let handle = self.tables().handles.get(handle)?;
-        self.mark_changed();
+        let _changing = self.changing();
         let mode = FallocateFlags::from_bits_retain(mode);
         rustix::fs::fallocate(handle.file()?, mode, offset, length)
     }
@@ -281,7 +281,7 @@ impl FileSystem {
         let tables = self.tables();
         let from = tables.handles.get(handle_in)?;
         let to = tables.handles.get(handle_out)?;
-        self.mark_changed();
+        let _changing = self.changing();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         rustix::fs::copy_file_range(
             from.file()?,

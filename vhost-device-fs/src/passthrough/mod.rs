@@ -127,18 +127,30 @@ impl FileSystem {
 
     /// Puts on stable storage what the guest changed since the last time.
     pub(crate) fn sync_changed(&self) -> FsResult<()> {
-        if !self.changed.swap(false, Ordering::Relaxed) {
+        if !self.changed.swap(false, Ordering::Acquire) {
             return Ok(());
         }
         let result = self.tables().sync();
         if result.is_err() {
-            self.mark_changed();
+            self.changed.store(true, Ordering::Release);
         }
         result
     }
 
-    fn mark_changed(&self) {
-        self.changed.store(true, Ordering::Relaxed);
+    /// Held while something on the share is changed.
+    fn changing(&self) -> Changing<'_> {
+        Changing(&self.changed)
+    }
+}
+
+/// Notes a change when it is dropped, that is when the change is made: noted ahead, it would be forgotten by a sync that
+/// runs in between and does not see it.
+#[must_use]
+struct Changing<'a>(&'a AtomicBool);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

@@ -38,7 +38,7 @@ impl FileSystem {
         let location = Location::new(parent, name);
         let _names = tables.change_names(parent, parent);
         let doomed = doomed(&tables, directory.as_fd(), name, &location);
-        self.mark_changed();
+        let _changing = self.changing();
         rustix::fs::unlinkat(&directory, name.bytes(), flags)?;
         if let Some(doomed) = doomed {
             tables
@@ -69,7 +69,7 @@ impl FileSystem {
         let moved = known(&tables, from.as_fd(), name);
         let doomed = doomed(&tables, to.as_fd(), new_name, &new);
         let flags = RenameFlags::from_bits_retain(flags);
-        self.mark_changed();
+        let _changing = self.changing();
         rustix::fs::renameat_with(&from, name.bytes(), &to, new_name.bytes(), flags)?;
         let target = doomed.as_ref().map(|doomed| doomed.nodeid);
         if moved == target && moved.is_some() {

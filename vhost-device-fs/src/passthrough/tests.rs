@@ -750,3 +750,21 @@ fn a_lookup_that_is_overtaken_by_a_rename_does_not_bring_back_the_old_name() {
         drop(stop_at_end);
     });
 }
+
+#[test]
+fn a_sync_in_the_middle_of_a_change_does_not_make_it_forgotten() {
+    let share = Share::new();
+    let changed = || share.fs.changed.load(Ordering::Relaxed);
+    let changing = share.fs.changing();
+    share.fs.sync_changed().unwrap();
+    drop(changing);
+    assert!(changed());
+    share.fs.sync_changed().unwrap();
+    assert!(!changed());
+    // A request that changes something says so.
+    share
+        .fs
+        .symlink(&ROOT, ROOT_NODEID, b"l", b"to", Extensions::default())
+        .unwrap();
+    assert!(changed());
+}

@@ -23,7 +23,7 @@ impl FileSystem {
         let name = self.checked(name)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         let inode = self.tables().resolve(nodeid)?;
-        self.mark_changed();
+        let _changing = self.changing();
         rustix::fs::setxattr(ProcPath::new(inode.as_fd()).as_c_str(), name, value, flags)
     }
 
@@ -62,7 +62,7 @@ impl FileSystem {
         self.host.writable()?;
         let name = self.checked(name)?;
         let inode = self.tables().resolve(nodeid)?;
-        self.mark_changed();
+        let _changing = self.changing();
         rustix::fs::removexattr(ProcPath::new(inode.as_fd()).as_c_str(), name)
     }
 
