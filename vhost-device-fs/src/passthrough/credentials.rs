@@ -34,8 +34,8 @@ impl Credentials {
 
     /// Does `work` as `caller`, so that what it creates belongs to the caller.
     ///
-    /// A daemon without the privilege to change its user works as itself. The guest has checked the caller's
-    /// permissions, in groups that we do not know of: so the right to write into any directory is kept.
+    /// A daemon that is not root, or without the privilege to change its user, works as itself. The guest has checked
+    /// the caller's permissions, in groups that we do not know of: so the right to write into any directory is kept.
     pub(crate) fn as_caller<T>(
         &self,
         caller: &Caller,
@@ -53,7 +53,8 @@ impl Credentials {
         let change = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
         let is_us = uid == self.uid && gid == self.gid && caller.supplementary_group.is_none();
-        if is_us || !self.capabilities.effective.contains(change) {
+        // Another user than root with these capabilities loses them for good when it goes through user 0 and back.
+        if is_us || !self.uid.is_root() || !self.capabilities.effective.contains(change) {
             return work();
         }
         let _restore = Restore(self);
@@ -140,6 +141,28 @@ mod tests {
                 credentials.as_caller(&hostile, || Ok(())),
                 Err(Errno::INVAL)
             );
+        }
+    }
+
+    #[test]
+    fn who_is_not_root_stays_who_he_is() {
+        let capable = CapabilitySet::SETUID | CapabilitySet::SETGID;
+        let unprivileged = Credentials {
+            uid: Uid::from_raw(4_000),
+            gid: Gid::from_raw(4_000),
+            groups: Vec::new(),
+            capabilities: CapabilitySets {
+                effective: capable,
+                permitted: capable,
+                inheritable: CapabilitySet::empty(),
+            },
+        };
+        let ourselves = (rustix::process::geteuid(), capabilities(None).unwrap());
+        for somebody in [caller(0, 0), caller(4_321, 1_234)] {
+            let inside = unprivileged.as_caller(&somebody, || {
+                Ok((rustix::process::geteuid(), capabilities(None)?))
+            });
+            assert_eq!(inside, Ok(ourselves));
         }
     }
 
