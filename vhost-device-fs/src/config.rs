@@ -96,7 +96,7 @@ pub struct Config {
     pub descriptors_max: u32,
     /// What becomes of a migration when something cannot be carried over.
     pub migration_on_error: MigrationOnError,
-    /// Greatest number of bytes of unlinked but open files that travel with the state, in total.
+    /// Greatest number of bytes of unlinked but open files, with their extended attributes, that travel with the state, in total.
     pub orphan_bytes_max: u64,
 }
 

@@ -34,7 +34,7 @@ pub enum Mismatch {
     ReadOnly,
     /// More data of unlinked files than the operator allows.
     #[error(
-        "the state has {bytes} bytes of unlinked files, and --migration-orphan-bytes-max is {bytes_max}"
+        "the state has {bytes} bytes of unlinked files and their attributes, and --migration-orphan-bytes-max is {bytes_max}"
     )]
     OrphanBytes {
         /// Bytes in the state.
@@ -87,7 +87,11 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     if let Some(options) = &state.session {
         session(options).fits(config).map_err(Mismatch::Session)?;
     }
-    let bytes = state.orphan_data.len() as u64;
+    let xattrs = state.orphans.iter().flat_map(|orphan| &orphan.xattrs);
+    let of_xattrs: usize = xattrs
+        .map(|xattr| xattr.name.len() + xattr.value.len())
+        .sum();
+    let bytes = (state.orphan_data.len() + of_xattrs) as u64;
     let bytes_max = config.orphan_bytes_max;
     let open = state.handles.iter().filter(|handle| !handle.lost).count();
     let descriptors = open + state.orphans.len();

@@ -527,6 +527,32 @@ fn orphans_have_a_limit() {
 }
 
 #[test]
+fn attributes_of_orphans_count_as_their_data_does() {
+    let share = tempfile::tempdir().unwrap();
+    let limited = |bytes| {
+        move |config: &mut Config| {
+            config.xattr = true;
+            config.orphan_bytes_max = bytes;
+        }
+    };
+    let orphaned = |bytes| {
+        let source = start(share.path(), limited(bytes));
+        let (file, handle) = create(&source, "f", OFlags::RDWR);
+        write(&source, handle, 0, b"data");
+        source.set_xattr(file, b"user.a", b"value", 0).unwrap();
+        source.unlink(ROOT_NODEID, b"f").unwrap();
+        source
+    };
+    let state = state_of(&orphaned(15));
+    let error = save(&orphaned(14)).unwrap_err();
+    let reason = error.source().unwrap().to_string();
+    assert!(reason.contains("14 bytes"), "{reason}");
+    load(&start(share.path(), limited(15)), &state).unwrap();
+    let refused = load(&start(share.path(), limited(14)), &state).unwrap_err();
+    assert!(matches!(refused, LoadError::Mismatch(_)), "{refused:?}");
+}
+
+#[test]
 fn a_name_that_the_guest_never_used_is_no_way_to_an_inode() {
     let share = tempfile::tempdir().unwrap();
     let source = start(share.path(), |_| ());

@@ -25,7 +25,7 @@ pub(crate) enum OrphanError {
     },
     /// The unlinked files are too large together.
     #[error(
-        "host: nodeid {nodeid} is unlinked and its data does not fit into what is left of --migration-orphan-bytes-max ({left} bytes)"
+        "host: nodeid {nodeid} is unlinked and its data and attributes do not fit into what is left of --migration-orphan-bytes-max ({left} bytes)"
     )]
     TooLarge {
         /// The guest's name for it.
@@ -103,6 +103,8 @@ pub(super) fn find<'a>(
 pub(super) struct Captured {
     pub(super) orphans: Vec<OrphanV1>,
     pub(super) data: Vec<u8>,
+    /// Size of the names and values of all extended attributes, in bytes.
+    xattr_bytes: u64,
     bytes_max: u64,
 }
 
@@ -111,6 +113,7 @@ impl Captured {
         Self {
             orphans: Vec::new(),
             data: Vec::new(),
+            xattr_bytes: 0,
             bytes_max,
         }
     }
@@ -124,27 +127,24 @@ impl Captured {
         with_xattrs: bool,
     ) -> Result<(), OrphanError> {
         let nodeid = image.nodeid;
-        let before = self.data.len();
+        let before = (self.data.len(), self.xattr_bytes);
         let taken = self.take_parts(tables, image, descriptor, with_xattrs);
-        match taken {
-            Ok(Some(orphan)) => {
-                self.orphans.push(orphan);
-                Ok(())
-            }
-            Ok(None) => {
-                self.data.truncate(before);
-                let left = self.left();
-                Err(OrphanError::TooLarge { nodeid, left })
-            }
-            Err(source) => {
-                self.data.truncate(before);
-                Err(OrphanError::Host { nodeid, source })
-            }
+        if let Ok(Some(orphan)) = taken {
+            self.orphans.push(orphan);
+            return Ok(());
         }
+        self.data.truncate(before.0);
+        self.xattr_bytes = before.1;
+        let left = self.left();
+        Err(match taken {
+            Err(source) => OrphanError::Host { nodeid, source },
+            Ok(_) => OrphanError::TooLarge { nodeid, left },
+        })
     }
 
     fn left(&self) -> u64 {
-        self.bytes_max.saturating_sub(self.data.len() as u64)
+        let taken = self.xattr_bytes + self.data.len() as u64;
+        self.bytes_max.saturating_sub(taken)
     }
 
     /// `None` if there is not enough room.
@@ -186,11 +186,41 @@ impl Captured {
             | FileKind::BlockDevice => {}
         }
         let xattrs = if with_xattrs {
-            xattrs_of(descriptor)?
+            self.take_xattrs(descriptor)?
         } else {
-            Vec::new()
+            Some(Vec::new())
         };
-        Ok(Some(orphan(image.nodeid, &stat, size, extents, xattrs)))
+        Ok(xattrs.map(|xattrs| orphan(image.nodeid, &stat, size, extents, xattrs)))
+    }
+
+    /// `None` if there is not enough room.
+    fn take_xattrs(&mut self, descriptor: BorrowedFd<'_>) -> Result<Option<Vec<XattrV1>>, Errno> {
+        let path = ProcPath::new(descriptor);
+        let mut names = Vec::with_capacity(65_536);
+        rustix::fs::listxattr(path.as_c_str(), rustix::buffer::spare_capacity(&mut names))?;
+        let mut xattrs = Vec::new();
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            let mut value = Vec::with_capacity(65_536);
+            rustix::fs::getxattr(
+                path.as_c_str(),
+                name,
+                rustix::buffer::spare_capacity(&mut value),
+            )?;
+            value.shrink_to_fit();
+            let bytes = (name.len() + value.len()) as u64;
+            if bytes > self.left() {
+                return Ok(None);
+            }
+            self.xattr_bytes += bytes;
+            xattrs.push(XattrV1 {
+                name: name.to_vec(),
+                value,
+            });
+        }
+        Ok(Some(xattrs))
     }
 
     fn take_data(&mut self, file: &OwnedFd, size: u64) -> Result<Option<Vec<ExtentV1>>, Errno> {
@@ -263,28 +293,4 @@ fn orphan(
         xattrs,
         extents,
     }
-}
-
-fn xattrs_of(descriptor: BorrowedFd<'_>) -> Result<Vec<XattrV1>, Errno> {
-    let path = ProcPath::new(descriptor);
-    let mut names = Vec::with_capacity(65_536);
-    rustix::fs::listxattr(path.as_c_str(), rustix::buffer::spare_capacity(&mut names))?;
-    let mut xattrs = Vec::new();
-    for name in names
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
-        let mut value = Vec::with_capacity(65_536);
-        rustix::fs::getxattr(
-            path.as_c_str(),
-            name,
-            rustix::buffer::spare_capacity(&mut value),
-        )?;
-        value.shrink_to_fit();
-        xattrs.push(XattrV1 {
-            name: name.to_vec(),
-            value,
-        });
-    }
-    Ok(xattrs)
 }
