@@ -119,10 +119,15 @@ pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), Load
         .map_err(|errno| LoadError::Host(Box::new(errno)))?;
     tables.nodes.set_next(state.share.next_nodeid);
     let mut failures = Failures::default();
-    nodes::place(&tables, state, &mut failures);
+    let same_mounts = nodes::place(&tables, state, &mut failures);
     let session = state.session.as_ref().map(session);
     let writeback = session.is_some_and(|session| session.writeback());
-    handles::open(&tables, state, writeback, &mut failures);
+    let source = handles::Source {
+        state,
+        same_mounts: &same_mounts,
+        writeback,
+    };
+    handles::open(&tables, &source, &mut failures);
     if failures.count > 0 {
         match host.config.migration_on_error {
             MigrationOnError::Abort => return Err(LoadError::Host(failures.into())),

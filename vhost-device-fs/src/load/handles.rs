@@ -10,17 +10,37 @@ use super::Failures;
 use crate::operations::FsResult;
 use crate::passthrough::{Directory, GuestFlags, Handle, PendingEntry, Tables, Target, host_flags};
 use crate::state::{FsState, HandleV1, NameV1, NodeV1};
-use crate::store::FileKind;
+use crate::store::{FileKind, Identity};
 
 /// Fewer handles than this are opened by one thread.
 const HANDLES_PER_THREAD_MIN: usize = 64;
 /// More threads do not help: the host's file system is the same.
 const THREADS_MAX: usize = 8;
 
+/// Where the handles come from.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) state: &'a FsState,
+    /// For each mount of the source, whether it is the very same file system here.
+    pub(super) same_mounts: &'a [bool],
+    /// The guest may hold back writes.
+    pub(super) writeback: bool,
+}
+
+impl Source<'_> {
+    /// Whether `identity` is the very inode that `node` was, so that offsets of a directory mean the same.
+    fn is(&self, node: &NodeV1, identity: Identity) -> bool {
+        let mount = usize::try_from(node.mount).ok();
+        let is_same = mount.and_then(|mount| self.same_mounts.get(mount));
+        is_same == Some(&true) && (node.ino, node.birth_ns) == (identity.ino, identity.birth_ns)
+    }
+}
+
 /// Opens all handles. What cannot be opened is put there as lost.
-pub(super) fn open(tables: &Tables, state: &FsState, writeback: bool, failures: &mut Failures) {
+pub(super) fn open(tables: &Tables, source: &Source<'_>, failures: &mut Failures) {
+    let state = source.state;
     let nodes: HashMap<u64, &NodeV1> = state.nodes.iter().map(|node| (node.nodeid, node)).collect();
-    let opened = open_all(tables, state, &nodes, writeback);
+    let opened = open_all(tables, source, &nodes);
     for (handle, result) in state.handles.iter().zip(opened) {
         // What an earlier migration lost is not this one's failure.
         let was_lost = handle.lost || nodes.get(&handle.nodeid).is_none_or(|node| node.lost);
@@ -51,24 +71,19 @@ pub(super) fn open(tables: &Tables, state: &FsState, writeback: bool, failures: 
 
 fn open_all(
     tables: &Tables,
-    state: &FsState,
+    source: &Source<'_>,
     nodes: &HashMap<u64, &NodeV1>,
-    writeback: bool,
 ) -> Vec<FsResult<Target>> {
     let open_some = |handles: &[HandleV1]| -> Vec<FsResult<Target>> {
         handles
             .iter()
             .map(|handle| {
-                open_one(
-                    tables,
-                    nodes.get(&handle.nodeid).copied(),
-                    handle,
-                    writeback,
-                )
+                let node = nodes.get(&handle.nodeid).copied();
+                open_one(tables, source, node, handle)
             })
             .collect()
     };
-    let handles = state.handles.as_slice();
+    let handles = source.state.handles.as_slice();
     let share = handles
         .len()
         .div_ceil(THREADS_MAX)
@@ -96,9 +111,9 @@ fn open_all(
 
 fn open_one(
     tables: &Tables,
+    source: &Source<'_>,
     node: Option<&NodeV1>,
     handle: &HandleV1,
-    writeback: bool,
 ) -> FsResult<Target> {
     if handle.lost {
         return Ok(Target::Lost);
@@ -111,7 +126,7 @@ fn open_one(
             if flags.contains(GuestFlags::WRITE) {
                 tables.host.writable()?;
             }
-            let flags = host_flags(flags, writeback, &tables.host.config);
+            let flags = host_flags(flags, source.writeback, &tables.host.config);
             tables
                 .host
                 .reopen(descriptor.as_fd(), flags)
@@ -120,7 +135,7 @@ fn open_one(
         FileKind::Directory => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let file = tables.host.reopen(descriptor.as_fd(), flags)?;
-            open_directory(tables, node, handle, file).map(Target::Directory)
+            open_directory(tables, source, node, handle, file).map(Target::Directory)
         }
         FileKind::Symlink
         | FileKind::Fifo
@@ -133,6 +148,7 @@ fn open_one(
 /// Where the source's offsets mean something else, the names that are left are given from the state.
 fn open_directory(
     tables: &Tables,
+    source: &Source<'_>,
     node: Option<&NodeV1>,
     handle: &HandleV1,
     file: OwnedFd,
@@ -141,8 +157,7 @@ fn open_directory(
         return Ok(Directory::new(file));
     }
     let identity = tables.nodes.view(handle.nodeid)?.identity;
-    let is_source = |node: &NodeV1| (node.ino, node.birth_ns) == (identity.ino, identity.birth_ns);
-    let is_same = !handle.only_rest && node.is_some_and(is_source);
+    let is_same = !handle.only_rest && node.is_some_and(|node| source.is(node, identity));
     match &handle.rest {
         Some(rest) if !is_same => {
             let rest: Vec<PendingEntry> = rest.iter().map(pending).collect();

@@ -23,8 +23,9 @@ struct Place {
     is_same: bool,
 }
 
-/// Puts all inodes into `tables`. What cannot be found is put there as lost.
-pub(super) fn place(tables: &Tables, state: &FsState, failures: &mut Failures) {
+/// Puts all inodes into `tables`. What cannot be found is put there as lost. Returns for each mount of the source whether
+/// it is the very same file system here.
+pub(super) fn place(tables: &Tables, state: &FsState, failures: &mut Failures) -> Vec<bool> {
     let mut places: Vec<Option<Place>> = vec![None; state.mounts.len()];
     let orphans: HashMap<u64, _> = Data::of(state).collect();
     for node in &state.nodes {
@@ -47,6 +48,10 @@ pub(super) fn place(tables: &Tables, state: &FsState, failures: &mut Failures) {
         });
         tables.nodes.place(image);
     }
+    places
+        .iter()
+        .map(|place| place.is_some_and(|place| place.is_same))
+        .collect()
 }
 
 /// Which inode of this host `node` is: by what the state says, if that can be, and else by its names.
