@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 mod rules;
 
-pub use self::rules::ForgedState;
+pub use crate::state::rules::ForgedState;
 
 const SHARE: Tag = Tag::new(*b"FSYS");
 const SESSION: Tag = Tag::new(*b"SESS");
