@@ -74,11 +74,6 @@ pub struct Token {
 }
 
 impl Token {
-    /// What this token admits to.
-    pub fn lane(&self) -> Lane {
-        self.lane
-    }
-
     /// Another token of the same kind, for a part of the work that ends elsewhere; granted even if the gate was
     /// closed meanwhile, for the drain waits for this token anyway.
     pub fn split(&self) -> Self {
