@@ -20,9 +20,10 @@
 //! `resume` a device touches neither guest memory, nor the front-end, nor the host's persistent
 //! data on its own (vhost-user.rst, "Suspended device state").
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::gate::{Gate, Token};
+use crate::gate::{Gate, Lane, StartedRings, Token};
 use crate::memory::{GuestMemory, GuestMemoryHandle};
 use crate::ring::Ring;
 use crate::state::{DeviceKind, StateSchema};
@@ -126,6 +127,7 @@ pub struct Guest {
     pub(crate) memory: GuestMemoryHandle,
     pub(crate) gate: Arc<Gate>,
     pub(crate) wakers: Arc<Wakers>,
+    pub(crate) started: Arc<StartedRings>,
 }
 
 impl Guest {
@@ -147,6 +149,32 @@ impl Guest {
     pub fn serve(&self, ring: usize) {
         self.wakers.wake(ring);
     }
+
+    /// The event behind [`serve`](Self::serve), an eventfd, for what signals it without us: `io_uring`. It is another one for
+    /// each connection; `None` between connections.
+    pub fn waker(&self, ring: usize) -> Option<OwnedFd> {
+        self.wakers.event(ring)
+    }
+
+    /// Keeps another ring than the one that is being served from being drained, for a request that concerns both.
+    pub fn hold(&self, ring: usize) -> Hold {
+        match self.gate.begin(Lane::Ring(ring)) {
+            Some(token) => Hold::Held(token),
+            None if self.started.contains(ring) => Hold::Closed,
+            None => Hold::NotStarted,
+        }
+    }
+}
+
+/// What came of [`Guest::hold`].
+#[derive(Debug)]
+pub enum Hold {
+    /// The ring is served; it is not drained before the token is dropped.
+    Held(Token),
+    /// The ring is started, but suspended, disabled, or about to be stopped.
+    Closed,
+    /// The ring is not started.
+    NotStarted,
 }
 
 /// A virtio device behind vhost-user. See the [module](self) for who calls what, and when.
@@ -170,7 +198,13 @@ pub trait Device: Send + Sync + 'static {
     /// The driver wrote to the config space.
     fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), ConfigError>;
 
-    /// Serves `ring` until [`Ring::pop`] has nothing more to give.
+    /// Which worker thread serves a ring: rings with the same number share one. Less than [`DeviceInfo::rings`], and without gaps.
+    fn worker_of(&self, ring: usize) -> usize {
+        ring
+    }
+
+    /// Serves `ring` until [`Ring::pop`] has nothing more to give, and finishes what it can of the requests that were
+    /// [detached](Ring::detach) earlier. While the ring is being drained it is called for the latter only.
     fn process(&self, ring: &mut Ring<'_>);
 
     /// Becomes silent outside the rings too: stops or drains timers, watchers and senders, and writes

@@ -9,7 +9,7 @@
 //!
 //! Cost on the hot path: one atomic operation to begin, one to end, one load before each pop, no lock.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,36 @@ impl Slot {
         self.0.load(Ordering::Relaxed) & OPEN != 0
     }
 
+    /// Admits work that helps what is in flight to its end.
+    fn join(&self) -> bool {
+        self.0
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |slot| {
+                (slot != 0).then_some(slot + 1)
+            })
+            .is_ok()
+    }
+
     fn in_flight(&self) -> u32 {
         self.0.load(Ordering::Acquire) & !OPEN
+    }
+}
+
+/// Which rings are started, whether or not they are served. Written by `protocol/control.rs` only.
+#[derive(Debug, Default)]
+pub(crate) struct StartedRings(AtomicU64);
+
+impl StartedRings {
+    /// Bit per ring.
+    pub(crate) fn set(&self, rings: u64) {
+        self.0.store(rings, Ordering::Release);
+    }
+
+    /// Whether a ring is.
+    pub(crate) fn contains(&self, ring: usize) -> bool {
+        u32::try_from(ring)
+            .ok()
+            .and_then(|ring| self.0.load(Ordering::Acquire).checked_shr(ring))
+            .is_some_and(|rest| rest & 1 != 0)
     }
 }
 
@@ -119,6 +147,15 @@ impl Gate {
         })
     }
 
+    /// Leave to finish what is in flight on a ring, be it closed or not; `None` if it is closed and nothing is. Whoever has this
+    /// asks [`is_open`](Self::is_open) before beginning anything new.
+    pub fn join(self: &Arc<Self>, lane: Lane) -> Option<Token> {
+        self.slot(lane)?.join().then(|| Token {
+            gate: Arc::clone(self),
+            lane,
+        })
+    }
+
     /// Leave to do background work, or `None` while the device is not started.
     pub fn begin_background(self: &Arc<Self>) -> Option<Token> {
         self.begin(Lane::Background)
@@ -169,6 +206,11 @@ impl Gate {
         true
     }
 
+    /// Tokens that are out.
+    pub fn in_flight(&self, lane: Lane) -> u32 {
+        self.slot(lane).map_or(0, Slot::in_flight)
+    }
+
     /// All lanes, background last.
     pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
         (0..self.rings.len())
@@ -190,7 +232,7 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use super::*;
@@ -226,6 +268,21 @@ mod tests {
         };
         drop(part);
         assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn a_closed_lane_is_joined_as_long_as_something_is_in_flight() {
+        let gate = Gate::new(1);
+        assert!(gate.join(RING).is_none());
+        gate.open(RING);
+        let token = gate.join(RING).unwrap();
+        gate.close(RING);
+        let helper = gate.join(RING).unwrap();
+        drop(token);
+        drop(gate.join(RING).unwrap());
+        drop(helper);
+        assert!(gate.join(RING).is_none());
+        assert!(gate.drain(RING, Some(Duration::ZERO)));
     }
 
     #[test]

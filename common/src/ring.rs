@@ -60,16 +60,35 @@ impl<'a> Ring<'a> {
         self.vring.index()
     }
 
+    /// The available index at which the ring was started. It is 0 for a driver that begins anew; another one means that the
+    /// guest has used the ring before, with this back-end or another.
+    pub fn base(&self) -> u16 {
+        self.vring.base()
+    }
+
+    /// Whether new requests may be begun: the device is not being suspended, nor the ring stopped.
+    pub fn is_open(&self) -> bool {
+        self.gate.is_open(Lane::Ring(self.index()))
+    }
+
     /// The next request, or `None` if there is none, or if the device is being suspended.
     ///
     /// Malformed chains are logged and given back to the guest with nothing written; a ring whose indices make no
     /// sense is logged once and yields nothing until it is set up again.
     pub fn pop(&mut self) -> Option<Request> {
+        if self.is_open() {
+            self.pop_closing()
+        } else {
+            self.last = Last::Nothing;
+            None
+        }
+    }
+
+    /// Like [`pop`](Self::pop), and also while the ring is being drained: for a request that ends others, whose end the drain
+    /// waits for. Bounded by the size of the ring only if the caller bounds it.
+    pub fn pop_closing(&mut self) -> Option<Request> {
         self.last = Last::Nothing;
         loop {
-            if !self.gate.is_open(Lane::Ring(self.index())) {
-                return None;
-            }
             let memory: Arc<GuestMemory> = self.memory.snapshot();
             match self.vring.pop(&memory, std::mem::take(&mut self.spare)) {
                 Popped::Request(request) => {
@@ -115,6 +134,11 @@ impl<'a> Ring<'a> {
             vring: self.vring.clone(),
             token: self.token.split(),
         }
+    }
+
+    /// Room of a request that has ended, for the next one: popping it allocates nothing then.
+    pub fn reuse(&mut self, spare: Spare) {
+        self.spare = spare.0;
     }
 
     /// Tells the guest of what was completed so far: before something slow.
@@ -176,6 +200,73 @@ impl DetachedRequest {
         vring.add_used(request.memory(), request.head(), written);
         vring.notify();
         drop(token);
+    }
+}
+
+/// Detached requests that end together, of any rings: each guest is notified once for all of them.
+///
+/// What was completed and not announced is announced when this is dropped.
+#[derive(Debug, Default)]
+pub struct Completions {
+    /// For each ring with something to announce: the ring, and leave to do so.
+    unannounced: Vec<(Vring, Token)>,
+    count: u32,
+    spares: Vec<Spare>,
+}
+
+/// What is left of a request: see [`Ring::reuse`].
+#[derive(Debug, Default)]
+pub struct Spare(Segments);
+
+/// Spares that are kept.
+const SPARES_MAX: usize = 256;
+
+impl Completions {
+    /// Gives `request` back to the guest with `written` bytes written to it. The guest is told by
+    /// [`announce`](Self::announce), or after a batch.
+    pub fn complete(&mut self, request: DetachedRequest, written: u32) {
+        let DetachedRequest {
+            request,
+            vring,
+            token,
+        } = request;
+        vring.add_used(request.memory(), request.head(), written);
+        let known = self
+            .unannounced
+            .iter()
+            .any(|(other, _)| other.is_same(&vring));
+        if known {
+            drop(token); // the one that was kept is there until the announcement
+        } else {
+            self.unannounced.push((vring, token));
+        }
+        if self.spares.len() < SPARES_MAX {
+            self.spares.push(Spare(request.segments));
+        }
+        self.count += 1;
+        if self.count >= BATCH_MAX {
+            self.announce();
+        }
+    }
+
+    /// Notifies the guest of all that was completed.
+    pub fn announce(&mut self) {
+        self.count = 0;
+        for (vring, token) in self.unannounced.drain(..) {
+            vring.notify();
+            drop(token);
+        }
+    }
+
+    /// Something to [reuse](Ring::reuse).
+    pub fn spare(&mut self) -> Spare {
+        self.spares.pop().unwrap_or_default()
+    }
+}
+
+impl Drop for Completions {
+    fn drop(&mut self) {
+        self.announce();
     }
 }
 

@@ -5,7 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One event for each ring of the current connection; none between connections.
+/// For each ring of the current connection the event of its worker, which may serve several; none between connections.
 #[derive(Debug, Default)]
 pub(crate) struct Wakers(Mutex<Vec<OwnedFd>>);
 
@@ -20,6 +20,16 @@ impl Wakers {
         if let Some(event) = self.lock().get(ring) {
             signal(event);
         }
+    }
+
+    /// The event by which the worker of a ring is woken, for whoever signals it without us (`io_uring`).
+    pub(crate) fn event(&self, ring: usize) -> Option<OwnedFd> {
+        let events = self.lock();
+        let event = events.get(ring)?;
+        event
+            .try_clone()
+            .inspect_err(|error| log::error!("host: no descriptor for a worker's event: {error}"))
+            .ok()
     }
 
     /// Wakes all workers.

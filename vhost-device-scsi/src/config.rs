@@ -14,6 +14,10 @@ pub const LUN_MAX: u16 = 16383;
 
 /// A logical unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent switches of the operator's"
+)]
 pub struct UnitConfig {
     /// Image file or block device.
     pub path: PathBuf,

@@ -75,10 +75,11 @@ impl<D: Device> Adapter<D> {
     fn serve(&self, vring: &Vring) {
         let lane = Lane::Ring(vring.index());
         let gate = self.control.gate();
-        if !vring.is_running() {
-            return; // the event was for a ring that has been stopped since
+        // Running: what is new is begun. Being drained: what is in flight is finished. Otherwise the event came too late.
+        if !vring.is_running() && gate.in_flight(lane) == 0 {
+            return;
         }
-        let Some(token) = gate.begin(lane) else {
+        let Some(token) = gate.join(lane) else {
             return;
         };
         let mut ring = Ring::new(vring, self.control.memory(), gate, &token);
@@ -180,9 +181,19 @@ impl<D: Device> VhostUserBackend for Adapter<D> {
         self.log().update(&table.memory().into_inner())
     }
 
-    /// A thread per ring: rings are served in parallel, and a slow request delays its own ring only.
+    /// A bit per ring for each worker. One that served no ring would wait for ever for nothing: there is none.
     fn queues_per_thread(&self) -> Vec<u64> {
-        (0..self.info().rings).map(|ring| 1 << ring).collect()
+        let mut workers = Vec::new();
+        for ring in 0..self.info().rings {
+            let worker = self.control.device.worker_of(ring);
+            if workers.len() <= worker {
+                workers.resize(worker + 1, 0_u64);
+            }
+            if let Some(rings) = workers.get_mut(worker) {
+                *rings |= 1 << ring;
+            }
+        }
+        workers
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {

@@ -67,6 +67,7 @@ impl<D: Device> Control<D> {
                 memory: GuestMemoryHandle::new(),
                 gate,
                 wakers: Arc::default(),
+                started: Arc::default(),
             },
             suspend_limit,
             abandoned: AtomicBool::new(false),
@@ -141,6 +142,7 @@ impl<D: Device> Control<D> {
             return;
         }
         state.started &= !bit(ring);
+        self.guest.started.set(state.started);
         if state.started == 0 {
             state.lifecycle = state.lifecycle.next(Event::LastRingStopped);
         }
@@ -186,6 +188,7 @@ impl<D: Device> Control<D> {
         state.restless = silent.is_err();
         state.lifecycle = state.lifecycle.next(Event::Disconnect);
         state.started = 0;
+        self.guest.started.set(0);
         state.enabled = 0;
         if let Ok(table) = self.memory().table().lock() {
             table.replace(GuestMemoryMmap::default());
@@ -233,6 +236,16 @@ impl<D: Device> Control<D> {
             }
         }
         self.guest.wakers.wake_all();
+    }
+
+    /// Opens a ring if it is to be served. All workers look at their rings then: one may have put off what concerns this ring.
+    fn open(&self, state: &State, ring: usize) -> bool {
+        let serves = state.serves(ring);
+        if serves {
+            self.gate().open(Lane::Ring(ring));
+            self.guest.wakers.wake_all();
+        }
+        serves
     }
 
     fn close_all(&self) {
@@ -294,10 +307,9 @@ impl<D: Device> RingObserver for Control<D> {
     fn started(&self, ring: usize) {
         let mut state = self.lock();
         state.started |= bit(ring);
+        self.guest.started.set(state.started);
         self.advance(&mut state, Event::RingStarted);
-        if state.serves(ring) {
-            self.gate().open(Lane::Ring(ring));
-        }
+        self.open(&state, ring);
     }
 
     fn stopping(&self, ring: usize) {
@@ -311,9 +323,7 @@ impl<D: Device> RingObserver for Control<D> {
         } else {
             state.enabled &= !bit(ring);
         }
-        if state.serves(ring) {
-            self.gate().open(Lane::Ring(ring));
-        } else {
+        if !self.open(&state, ring) {
             self.gate().close(Lane::Ring(ring));
         }
     }

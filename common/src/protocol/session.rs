@@ -150,7 +150,7 @@ impl<D: Device> Host<D> {
         daemon: &VhostUserDaemon<Arc<Adapter<D>>>,
         adapter: &Adapter<D>,
     ) -> Result<(), SessionError> {
-        let mut wakers = Vec::new();
+        let mut events = Vec::new();
         for worker in daemon.get_epoll_handlers() {
             let waker: OwnedFd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|error| SessionError::Waker(error.into()))?;
@@ -162,9 +162,14 @@ impl<D: Device> Host<D> {
                     adapter.waker_token(),
                 )
                 .map_err(SessionError::Waker)?;
-            wakers.push(waker);
+            events.push(waker);
         }
-        self.control.set_wakers(wakers);
+        let wakers = (0..self.device.info().rings)
+            .filter_map(|ring| events.get(self.device.worker_of(ring)))
+            .map(OwnedFd::try_clone)
+            .collect::<io::Result<_>>();
+        self.control
+            .set_wakers(wakers.map_err(SessionError::Waker)?);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ mod stock;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
 
 use vhost_user_backend::{VringMutex, VringT};
@@ -88,6 +88,8 @@ struct Shared {
     retired: Retired,
     /// The guest's indices made no sense: nothing is popped until the ring is started again.
     broken: AtomicBool,
+    /// The available index at which it was started last.
+    base: AtomicU16,
     /// Malformed chains.
     malformed: Sparse,
     /// Notifications that could not be given.
@@ -117,6 +119,16 @@ pub(crate) enum Popped {
 impl Vring {
     pub(crate) fn index(&self) -> usize {
         self.shared.index
+    }
+
+    /// Whether both are the same ring of the same connection.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// The available index at which the ring was started.
+    pub(crate) fn base(&self) -> u16 {
+        self.shared.base.load(Ordering::Relaxed)
     }
 
     /// Tells the operator of a malformed chain, if it is not the thousandth.

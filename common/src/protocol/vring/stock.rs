@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
@@ -37,6 +37,7 @@ impl VringT<Table> for Vring {
                 observer,
                 retired,
                 broken: AtomicBool::new(false),
+                base: AtomicU16::new(0),
                 malformed: Sparse::default(),
                 unheard: Sparse::default(),
             }),
@@ -112,6 +113,8 @@ impl VringT<Table> for Vring {
     fn set_queue_ready(&self, ready: bool) {
         if ready {
             self.shared.broken.store(false, Ordering::Relaxed);
+            let base = self.stock.queue_next_avail();
+            self.shared.base.store(base, Ordering::Relaxed);
             self.stock.set_queue_ready(true);
             self.observe(|observer| observer.started(self.index()));
         } else {
