@@ -26,6 +26,50 @@ pub enum Placement {
     Append,
 }
 
+/// Whether a read may wait for the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// It takes as long as it takes.
+    Allowed,
+    /// What is not in memory already is `WouldBlock` (`RWF_NOWAIT`); a file system may know nothing of it and refuse.
+    Refused,
+}
+
+/// Buffers of a request as the kernel wants them, for I/O that outlives a call. Kept from request to request, so that filling it
+/// allocates nothing.
+#[derive(Debug, Default)]
+pub struct IoVectors(Vec<libc::iovec>);
+
+// SAFETY: the addresses are only numbers here; what they point to is guest memory, which any thread may use, and whoever gives
+// them to the kernel keeps the request that they come from.
+unsafe impl Send for IoVectors {}
+
+impl IoVectors {
+    /// The buffers, joined where one follows another. They are valid as long as the request that they come from.
+    pub fn as_slice(&self) -> &[libc::iovec] {
+        &self.0
+    }
+
+    pub(crate) fn fill<'a, B: BitmapSlice + 'a>(
+        &mut self,
+        slices: impl Iterator<Item = VolatileSlice<'a, B>>,
+    ) {
+        self.0.clear();
+        for slice in slices {
+            let base: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
+            match self.0.last_mut() {
+                Some(last) if last.iov_base.wrapping_byte_add(last.iov_len) == base => {
+                    last.iov_len += slice.len();
+                }
+                _ => self.0.push(libc::iovec {
+                    iov_base: base,
+                    iov_len: slice.len(),
+                }),
+            }
+        }
+    }
+}
+
 /// A fixed array of `iovec`, filled slice by slice; lives on the stack.
 struct Batch {
     vectors: [libc::iovec; BUFFERS_MAX],
@@ -83,8 +127,13 @@ impl Batch {
 pub(crate) fn read_at<'a, B: BitmapSlice + 'a>(
     file: BorrowedFd<'_>,
     offset: u64,
+    waiting: Waiting,
     slices: impl Iterator<Item = VolatileSlice<'a, B>> + Clone,
 ) -> io::Result<usize> {
+    let flags = match waiting {
+        Waiting::Allowed => 0,
+        Waiting::Refused => libc::RWF_NOWAIT,
+    };
     let transferred = transfer(slices.clone(), |batch, done| {
         let position = position(offset, done)?;
         // SAFETY: each vector covers guest memory that stays mapped, writable and of this length while the
@@ -95,7 +144,7 @@ pub(crate) fn read_at<'a, B: BitmapSlice + 'a>(
                 batch.vectors.as_ptr(),
                 batch.count(),
                 position,
-                0,
+                flags,
             )
         };
         usize::try_from(result).map_err(|_| io::Error::last_os_error())
@@ -177,7 +226,8 @@ fn transfer<'a, B: BitmapSlice + 'a>(
     Ok(done)
 }
 
-fn mark_written<'a, B: BitmapSlice + 'a>(
+/// Notes in the dirty log that the first `bytes` of the buffers were written, by whomever.
+pub(crate) fn mark_written<'a, B: BitmapSlice + 'a>(
     slices: impl Iterator<Item = VolatileSlice<'a, B>>,
     mut bytes: usize,
 ) {

@@ -30,4 +30,4 @@ pub mod state;
 mod test_device;
 mod wakers;
 
-pub use buffers::Placement;
+pub use buffers::{IoVectors, Placement};

@@ -69,7 +69,7 @@ fn file(content: &[u8]) -> File {
 fn more_buffers_than_one_call_takes_are_all_read() {
     let (memory, content) = (memory(), content());
     let file = file(&[b"head".as_slice(), &content, b"tail"].concat());
-    let read = read_at(file.as_fd(), 4, slices(&memory)).unwrap();
+    let read = read_at(file.as_fd(), 4, Waiting::Allowed, slices(&memory)).unwrap();
     assert_eq!(read, content.len());
     for (piece, expected) in content.chunks(LEN).enumerate() {
         assert_eq!(read_piece(&memory, piece), expected, "buffer {piece}");
@@ -83,7 +83,10 @@ fn a_short_read_ends_the_transfer_and_marks_what_was_read() {
     // In the middle of a buffer of the second call.
     let len = (BUFFERS_MAX + 3) * LEN + 2;
     let file = file(&content[..len]);
-    assert_eq!(read_at(file.as_fd(), 0, slices(&memory)).unwrap(), len);
+    assert_eq!(
+        read_at(file.as_fd(), 0, Waiting::Allowed, slices(&memory)).unwrap(),
+        len
+    );
     let last = len / LEN;
     assert_eq!(read_piece(&memory, last)[..2], content[last * LEN..len]);
     assert_eq!(read_piece(&memory, last)[2..], [0; 3]);
@@ -97,7 +100,10 @@ fn at_the_end_of_the_file_nothing_is_read_or_marked() {
     let memory = memory();
     let file = file(b"abc");
     for offset in [3, 4, i64::MAX.cast_unsigned() - (PIECES * LEN) as u64] {
-        assert_eq!(read_at(file.as_fd(), offset, slices(&memory)).unwrap(), 0);
+        assert_eq!(
+            read_at(file.as_fd(), offset, Waiting::Allowed, slices(&memory)).unwrap(),
+            0
+        );
     }
     assert!((0..PIECES).all(|piece| !is_marked(&memory, piece)));
 }
@@ -106,7 +112,7 @@ fn at_the_end_of_the_file_nothing_is_read_or_marked() {
 fn a_failed_read_marks_nothing() {
     let memory = memory();
     let directory = File::open("/").unwrap();
-    let error = read_at(directory.as_fd(), 0, slices(&memory)).unwrap_err();
+    let error = read_at(directory.as_fd(), 0, Waiting::Allowed, slices(&memory)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
     assert!((0..PIECES).all(|piece| !is_marked(&memory, piece)));
 }
@@ -116,7 +122,7 @@ fn an_offset_that_no_file_has_is_an_error() {
     let memory = memory();
     let file = file(b"abc");
     for offset in [u64::MAX, i64::MAX.cast_unsigned() + 1] {
-        let error = read_at(file.as_fd(), offset, slices(&memory)).unwrap_err();
+        let error = read_at(file.as_fd(), offset, Waiting::Allowed, slices(&memory)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
         let error = write_at(file.as_fd(), Placement::At(offset), slices(&memory)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
@@ -180,7 +186,10 @@ fn a_write_that_fails_after_some_bytes_is_a_short_write() {
 fn no_buffers_are_no_call() {
     let closed = File::open("/").unwrap(); // reading it would fail
     let none = std::iter::empty::<VolatileSlice<'_, ()>>;
-    assert_eq!(read_at(closed.as_fd(), 0, none()).unwrap(), 0);
+    assert_eq!(
+        read_at(closed.as_fd(), 0, Waiting::Allowed, none()).unwrap(),
+        0
+    );
     let append = Placement::Append;
     assert_eq!(write_at(closed.as_fd(), append, none()).unwrap(), 0);
 }
@@ -199,4 +208,22 @@ fn buffers_that_follow_each_other_in_memory_are_one_vector() {
     assert!(!batch.push(base, 1), "full");
     let next = base.wrapping_byte_add(0x100 * (BUFFERS_MAX - 1) + 1);
     assert!(batch.push(next, 1), "full, but this needs no vector");
+}
+
+#[test]
+fn vectors_cover_the_buffers_and_join_neighbours() {
+    let memory = memory();
+    let mut vectors = IoVectors::default();
+    vectors.fill(slices(&memory));
+    let bytes: usize = vectors.as_slice().iter().map(|vector| vector.iov_len).sum();
+    assert_eq!(
+        bytes,
+        slices(&memory).map(|slice| slice.len()).sum::<usize>()
+    );
+    vectors.fill(slices(&memory).take(1).chain(slices(&memory).take(1)));
+    assert_eq!(
+        vectors.as_slice().len(),
+        2,
+        "the same buffer twice is not one"
+    );
 }

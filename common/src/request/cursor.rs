@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use vm_memory::{ByteValued, GuestAddress, GuestMemory as _, Permissions, VolatileSlice};
 
 use super::Segment;
-use crate::buffers::{self, Placement};
+use crate::buffers::{self, IoVectors, Placement, Waiting};
 use crate::memory::GuestMemory;
 use crate::protocol::dirty_log::DirtyLogSlice;
 
@@ -166,6 +166,11 @@ impl<'a> Reader<'a> {
         Ok(written)
     }
 
+    /// The next `len` bytes as the kernel wants them.
+    pub fn vectors(&self, len: usize, vectors: &mut IoVectors) {
+        vectors.fill(self.0.slices(len));
+    }
+
     fn require(&self, wanted: usize) -> Result<(), CursorError> {
         let available = self.remaining();
         if wanted <= available {
@@ -252,9 +257,56 @@ impl<'a> Writer<'a> {
         offset: u64,
         len: usize,
     ) -> io::Result<usize> {
-        let read = buffers::read_at(file, offset, self.cursor.slices(len))?;
+        self.read(file, offset, len, Waiting::Allowed)
+    }
+
+    /// Like [`read_from_file`](Self::read_from_file), but only what is in memory already.
+    pub fn read_from_file_at_once(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<usize> {
+        self.read(file, offset, len, Waiting::Refused)
+    }
+
+    fn read(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        waiting: Waiting,
+    ) -> io::Result<usize> {
+        let read = buffers::read_at(file, offset, waiting, self.cursor.slices(len))?;
         self.cursor.advance(read);
         self.written += read;
         Ok(read)
+    }
+
+    /// The next `len` bytes of room as the kernel wants them. What it writes there is to be
+    /// [noted](Self::note_written) when it is done.
+    pub fn vectors(&self, len: usize, vectors: &mut IoVectors) {
+        vectors.fill(self.cursor.slices(len));
+    }
+
+    /// The kernel has written the next `bytes` bytes: they are in the dirty log now, and behind this writer.
+    pub fn note_written(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.remaining());
+        buffers::mark_written(self.cursor.slices(bytes), bytes);
+        self.cursor.advance(bytes);
+        self.written += bytes;
+    }
+
+    /// Passes over `bytes` bytes, which are left as they are.
+    pub fn skip(&mut self, bytes: usize) -> Result<(), CursorError> {
+        let available = self.remaining();
+        if bytes > available {
+            return Err(CursorError::ReplyTooSmall {
+                available,
+                wanted: bytes,
+            });
+        }
+        self.cursor.advance(bytes);
+        Ok(())
     }
 }
