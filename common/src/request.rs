@@ -128,6 +128,11 @@ impl Request {
 }
 
 impl Segments {
+    /// Whether a chain can be collected without allocating, as a rule.
+    pub(crate) fn has_room(&self) -> bool {
+        self.readable.capacity() > 0
+    }
+
     fn collect(
         &mut self,
         head: u16,

@@ -136,9 +136,13 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Room of a request that has ended, for the next one: popping it allocates nothing then.
-    pub fn reuse(&mut self, spare: Spare) {
-        self.spare = spare.0;
+    /// Takes the room of a request that has ended for the next one, so that popping it allocates nothing.
+    pub fn reuse(&mut self, completions: &mut Completions) {
+        if !self.spare.has_room()
+            && let Some(spare) = completions.spares.pop()
+        {
+            self.spare = spare;
+        }
     }
 
     /// Tells the guest of what was completed so far: before something slow.
@@ -211,12 +215,8 @@ pub struct Completions {
     /// For each ring with something to announce: the ring, and leave to do so.
     unannounced: Vec<(Vring, Token)>,
     count: u32,
-    spares: Vec<Spare>,
+    spares: Vec<Segments>,
 }
-
-/// What is left of a request: see [`Ring::reuse`].
-#[derive(Debug, Default)]
-pub struct Spare(Segments);
 
 /// Spares that are kept.
 const SPARES_MAX: usize = 256;
@@ -241,7 +241,7 @@ impl Completions {
             self.unannounced.push((vring, token));
         }
         if self.spares.len() < SPARES_MAX {
-            self.spares.push(Spare(request.segments));
+            self.spares.push(request.segments);
         }
         self.count += 1;
         if self.count >= BATCH_MAX {
@@ -256,11 +256,6 @@ impl Completions {
             vring.notify();
             drop(token);
         }
-    }
-
-    /// Something to [reuse](Ring::reuse).
-    pub fn spare(&mut self) -> Spare {
-        self.spares.pop().unwrap_or_default()
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, SaveError, StateSupport, SuspendError,
 };
-use common::ring::{DetachedRequest, Ring};
+use common::ring::{Completions, DetachedRequest, Ring};
 use common::state::DeviceKind;
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
@@ -41,6 +41,8 @@ impl Order {
     pub const PUT_BACK: u32 = 4;
     /// Panic.
     pub const PANIC: u32 = 5;
+    /// Complete when the ring is served again, after a time: what a worker with completions of its own does.
+    pub const SERVED_LATER: u32 = 6;
 
     /// As the guest writes it.
     pub fn bytes(self) -> [u8; 8] {
@@ -90,8 +92,12 @@ pub struct Probe {
     pub ticking_at: AtomicU64,
     /// Background work done.
     pub ticks: AtomicU64,
+    /// A request that is to be served later was taken.
+    pub taken_later: AtomicBool,
     accepting: AtomicBool,
     held: Mutex<Vec<DetachedRequest>>,
+    /// Requests to be completed by the worker of their ring.
+    due: Mutex<Vec<(usize, DetachedRequest)>>,
     guest: Mutex<Option<Guest>>,
 }
 
@@ -137,6 +143,31 @@ impl ProbeDevice {
         let number = self.0.completed.fetch_add(1, Ordering::SeqCst);
         let written = request.request().writer().write_all(&number.to_le_bytes());
         request.complete(if written.is_ok() { 8 } else { 0 });
+    }
+
+    /// Has `request` completed by the next call of `process` for its ring, after `time`.
+    fn serve_later(&self, ring: usize, request: DetachedRequest, time: Duration) {
+        self.0.taken_later.store(true, Ordering::SeqCst);
+        let device = self.clone();
+        thread::spawn(move || {
+            thread::sleep(time);
+            lock(&device.0.due).push((ring, request));
+            if let Some(guest) = &*lock(&device.0.guest) {
+                guest.serve(ring);
+            }
+        });
+    }
+
+    fn complete_due(&self, ring: usize) {
+        let mut completions = Completions::default();
+        let due: Vec<_> = lock(&self.0.due)
+            .extract_if(.., |(of, _)| *of == ring)
+            .collect();
+        for (_, request) in due {
+            let number = self.0.completed.fetch_add(1, Ordering::SeqCst);
+            let written = request.request().writer().write_all(&number.to_le_bytes());
+            completions.complete(request, if written.is_ok() { 8 } else { 0 });
+        }
     }
 
     fn complete(&self, ring: &mut Ring<'_>, request: common::request::Request) {
@@ -213,7 +244,13 @@ impl Device for ProbeDevice {
         })
     }
 
+    /// The second and the third ring share a worker.
+    fn worker_of(&self, ring: usize) -> usize {
+        ring.min(1)
+    }
+
     fn process(&self, ring: &mut Ring<'_>) {
+        self.complete_due(ring.index());
         while let Some(request) = ring.pop() {
             let mut bytes = [0; 8];
             if let Err(error) = request.reader().read_exact(&mut bytes) {
@@ -235,6 +272,9 @@ impl Device for ProbeDevice {
                         thread::sleep(time);
                         device.finish(request);
                     });
+                }
+                Order::SERVED_LATER => {
+                    self.serve_later(ring.index(), ring.detach(request), time);
                 }
                 Order::HELD => lock(&self.0.held).push(ring.detach(request)),
                 Order::PUT_BACK if !self.0.accepting.load(Ordering::SeqCst) => {

@@ -74,9 +74,10 @@ impl Subject for Probe {
 
     fn exercise(&self, guest: &mut Machine, number: u64) -> Result<()> {
         let order = Order {
-            operation: match number % 3 {
+            operation: match number % 4 {
                 0 => Order::NOW,
                 1 => Order::ELSEWHERE,
+                2 => Order::SERVED_LATER,
                 _ => Order::SLOWLY,
             },
             argument: 1,
@@ -102,6 +103,7 @@ impl Subject for Probe {
                     order(Order::NOW, 0),
                     order(Order::NOW, 0),
                     order(Order::ELSEWHERE, 1),
+                    order(Order::SERVED_LATER, 1),
                     order(Order::SLOWLY, 1),
                 ],
                 reply_len: 8,

@@ -121,6 +121,32 @@ fn suspend_is_acknowledged_after_what_is_in_flight_and_nothing_moves_after_it() 
 }
 
 #[test]
+fn completions_that_come_to_the_worker_itself_end_while_the_device_is_suspended_or_stopped()
+-> Result<()> {
+    let (device, _host, mut machine) = started()?;
+    for ring in [0, 2] {
+        let later = order(Order::SERVED_LATER, 20);
+        let pending = machine.submit(ring, &later.bytes(), 8)?;
+        until("the request", || {
+            device.probe().taken_later.swap(false, Ordering::SeqCst)
+        });
+        machine.frontend().suspend()?;
+        machine.finish(ring, pending)?;
+        machine.frontend().resume()?;
+
+        let pending = machine.submit(ring, &later.bytes(), 8)?;
+        until("the request", || {
+            device.probe().taken_later.swap(false, Ordering::SeqCst)
+        });
+        machine.stop()?;
+        machine.finish(ring, pending)?;
+        machine.start()?;
+    }
+    machine.leave()??;
+    Ok(())
+}
+
+#[test]
 fn kicks_while_suspended_are_served_by_resume_without_another_kick() -> Result<()> {
     let (device, _host, mut machine) = started()?;
     machine.frontend().suspend()?;
