@@ -139,6 +139,11 @@ pub fn example(package: &str, name: &str) -> Result<PathBuf> {
     build(package, "--example", name)
 }
 
+/// The library `package`, to be preloaded, from the same build as this test.
+pub fn library(package: &str) -> Result<PathBuf> {
+    build(package, "--lib", package)
+}
+
 /// Under cargo the program is brought up to date first: a test of one package does not build the programs
 /// of another.
 fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
@@ -151,6 +156,7 @@ fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
         .context("a test without a folder")?;
     let path = match kind {
         "--example" => folder.join("examples").join(name),
+        "--lib" => folder.join(format!("lib{name}.so")),
         _ => folder.join(name),
     };
     if let Some(cargo) = std::env::var_os("CARGO") {
@@ -162,7 +168,8 @@ fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
             .parent()
             .context("a profile without a target folder")?;
         let output = Command::new(cargo)
-            .args(["build", "--quiet", "--package", package, kind, name])
+            .args(["build", "--quiet", "--package", package, kind])
+            .args((kind != "--lib").then_some(name))
             .args(["--profile", profile, "--target-dir"])
             .arg(target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -10,5 +10,6 @@ pub mod in_process;
 pub mod null_device;
 pub mod probe_device;
 pub mod qemu;
+pub mod scsi_suite;
 pub mod tools;
 pub mod workload;
