@@ -1,9 +1,11 @@
 //! Is the device what the SCSI standards say? libiscsi's 215 tests ask, at rest and while the device is migrated from daemon to daemon at random moments.
 //!
-//! Every test that is not passed stands in [`FAILED`] or [`SKIPPED`] with the reason.
+//! Every test that is not passed stands in [`FAILED`] or [`SKIPPED`] with the reason. Most tests run on `/dev/sg0`. Those that need a second initiator
+//! run over iSCSI, and each initiator has a daemon of its own: what they share is the image and a store of reservations.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
@@ -20,20 +22,25 @@ const SKIPPED: &[(&str, &str)] = &[
     ("SCSI.PreventAllow.", NOT_REMOVABLE),
     ("SCSI.StartStopUnit.Simple", NOT_REMOVABLE),
     ("SCSI.Sanitize.", "SANITIZE is not there"),
-    ("SCSI.ReadOnly.", "the unit is not write-protected"),
-    ("SCSI.ProutReserve.Access", ISCSI_ONLY),
-    ("SCSI.ProutReserve.Ownership", ISCSI_ONLY),
-    ("SCSI.ProutPreempt.", ISCSI_ONLY),
-    ("SCSI.Reserve6.2Initiators", ISCSI_ONLY),
-    ("SCSI.Reserve6.ITNexusLoss", ISCSI_ONLY),
-    ("SCSI.Reserve6.LUNReset", ISCSI_ONLY),
-    ("SCSI.Reserve6.Logout", ISCSI_ONLY),
-    ("SCSI.Reserve6.Target", ISCSI_ONLY),
     ("SCSI.MultipathIO.", "there is one path"),
 ];
 
 const NOT_REMOVABLE: &str = "the medium is not removable";
-const ISCSI_ONLY: &str = "the test makes a second session, which it can do over iSCSI only";
+
+/// Tests that make a second session under another name, which they can do over iSCSI only.
+const TWO_SESSIONS: &[&str] = &[
+    "SCSI.ProutPreempt.",
+    "SCSI.ProutReserve.Access",
+    "SCSI.ProutReserve.Ownership",
+    "SCSI.Reserve6.2Initiators",
+    "SCSI.Reserve6.ITNexusLoss",
+    "SCSI.Reserve6.LUNReset",
+    "SCSI.Reserve6.Logout",
+    "SCSI.Reserve6.Target",
+];
+
+/// Tests that want a unit that cannot be written to.
+const READ_ONLY: &[&str] = &["SCSI.ReadOnly."];
 
 fn tool() -> Program {
     Program {
@@ -43,24 +50,45 @@ fn tool() -> Program {
     }
 }
 
+fn begins_with_one_of(name: &str, starts: &[&str]) -> bool {
+    starts.iter().any(|start| name.starts_with(start))
+}
+
+/// The way to a device of its own for the test `name`, and how the test is to call it.
+fn device(backend: &Backend, name: &str, folder: &Path) -> Result<(Gateway, String)> {
+    let image = folder.join("image");
+    File::create_new(&image)?.set_len(100 << 20)?;
+    let image = image.to_str().context("a path that is not UTF-8")?;
+    if !begins_with_one_of(name, TWO_SESSIONS) {
+        let read_only = begins_with_one_of(name, READ_ONLY);
+        let unit = format!("path={image}{}", if read_only { ",readonly" } else { "" });
+        let gateway = Gateway::new(vec![Port::new(backend.with(["--lun", &unit]))?])?;
+        return Ok((gateway, "/dev/sg0".to_owned()));
+    }
+    let unit = format!("path={image},lock=off,reservations={image}.reservations");
+    let port = |number: u32| {
+        let initiator = format!("iqn.2026-01.org.vhost-device:{number}");
+        Port::new(backend.with(["--initiator", &initiator, "--lun", &unit]))
+    };
+    let gateway = Gateway::new(vec![port(1)?, port(2)?])?;
+    let url = gateway.url()?;
+    Ok((gateway, url))
+}
+
 /// Runs `name` on a device of its own; `every` as for [`Moves`].
 fn judge(
-    tool: &Program,
     backend: &Backend,
     name: &str,
     every: Option<u64>,
     migrations: &AtomicU32,
 ) -> Result<Verdict> {
     let folder = tempfile::tempdir()?;
-    let image = folder.path().join("image");
-    File::create_new(&image)?.set_len(100 << 20)?;
-    let image = image.to_str().context("a path that is not UTF-8")?;
-    let mut gateway = Gateway::new(vec![Port::new(backend.with([image]))?])?;
+    let (mut gateway, device) = device(backend, name, folder.path())?;
     let seed = name.bytes().fold(0_u64, |seed, byte| {
         seed.wrapping_mul(31).wrapping_add(byte.into())
     });
     gateway.moves = every.map(|every| Moves::new(seed, every));
-    let verdict = conformance::run(tool, name, &mut gateway);
+    let verdict = conformance::run(&tool(), name, &[device], &mut gateway);
     for port in &gateway.ports {
         migrations.fetch_add(port.migrations(), Ordering::Relaxed);
     }
@@ -69,13 +97,12 @@ fn judge(
 
 /// The verdicts on all tests, and how many migrations there were.
 fn judge_all(every: Option<u64>) -> Result<(BTreeMap<String, Verdict>, u32)> {
-    let tool = tool();
-    let names = conformance::names(&tool)?;
+    let names = conformance::names(&tool())?;
     ensure!(names.len() == TESTS, "{} tests, not {TESTS}", names.len());
     let backend = Backend::new()?;
     let migrations = AtomicU32::new(0);
     let verdicts = conformance::run_all(&names, |name| {
-        judge(&tool, &backend, name, every, &migrations)
+        judge(&backend, name, every, &migrations)
             .unwrap_or_else(|error| Verdict::Broken(format!("{error:#}")))
     });
     ensure!(verdicts.len() == TESTS, "{} verdicts", verdicts.len());

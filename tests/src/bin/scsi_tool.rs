@@ -1,4 +1,4 @@
-//! Runs a SCSI tool against our daemon by hand: `scsi_tool sg_inq /dev/sg0`, with a fresh image, or one that is named.
+//! Runs a SCSI tool against our daemon by hand: `scsi_tool sg_inq /dev/sg0` or `scsi_tool iscsi-inq URL`, with a fresh image, or one that is named.
 //!
 //! The tool is one that is installed. Knows no SCSI.
 
@@ -11,7 +11,7 @@ use clap::Parser;
 use tests::scsi_suite::gateway::{Gateway, Moves};
 use tests::scsi_suite::port::{Backend, Port};
 
-/// Runs a SCSI tool against a daemon of its own; /dev/sgN is LUN N.
+/// Runs a SCSI tool against a daemon of its own; /dev/sgN is LUN N, and the word URL is replaced by that of LUN 0 over iSCSI.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Image of LUN 0 [default: 100 MiB of zeros]
@@ -50,6 +50,10 @@ fn main() -> Result<ExitCode> {
         .migrate_every
         .map(|every| Moves::new(arguments.seed, every));
     let (program, rest) = arguments.tool.split_first().context("no tool")?;
+    let url = gateway.url()?;
+    let rest = rest
+        .iter()
+        .map(|word| if word == "URL" { &url } else { word });
     let finished = gateway.run(Command::new(program).args(rest), Duration::from_mins(10))?;
     print!("{}", finished.output);
     for port in &mut gateway.ports {

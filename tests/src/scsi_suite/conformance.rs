@@ -100,10 +100,17 @@ pub fn names(iscsi_test_cu: &Program) -> Result<Vec<String>> {
     Ok(text.lines().filter(is_test).map(str::to_owned).collect())
 }
 
-/// Runs the test `name` on `/dev/sg0`.
-pub fn run(iscsi_test_cu: &Program, name: &str, gateway: &mut Gateway) -> Verdict {
+/// Runs the test `name` on `devices`: device files or URLs, several paths to one unit.
+pub fn run(
+    iscsi_test_cu: &Program,
+    name: &str,
+    devices: &[String],
+    gateway: &mut Gateway,
+) -> Verdict {
     let mut command = iscsi_test_cu.command();
-    command.args(["--dataloss", "--normal", "--test", name, "/dev/sg0"]);
+    command
+        .args(["--dataloss", "--normal", "--test", name])
+        .args(devices);
     gateway
         .run(&mut command, LIMIT)
         .and_then(|finished| Verdict::new(&finished))

@@ -1,10 +1,12 @@
-//! Runs programs for which `/dev/sgN` are SCSI devices, and carries their commands to ports.
+//! Runs programs for which `/dev/sgN` are SCSI devices, or an iSCSI target on the loopback interface is, and carries their commands to ports.
 //!
 //! Knows neither the commands nor the programs. Everything happens in the thread that calls [`Gateway::run`], so that between two programs the
 //! ports are the caller's.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -17,6 +19,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
 use super::initiator::{Data, Outcome, TaskManagement};
+use super::iscsi::target::{Event, Session};
 use super::port::Port;
 use super::wire::{ANSWER_SIZE, Answer, Kind, REQUEST_SIZE, Request, SENSE_MAX, SOCKET_VARIABLE};
 use crate::daemon_runner::library;
@@ -70,29 +73,58 @@ pub struct Gateway {
     pub ports: Vec<Port>,
     /// When they are migrated.
     pub moves: Option<Moves>,
+    /// Which port is whose, among sessions over iSCSI.
+    leases: Vec<Lease>,
     shim: PathBuf,
-    listener: UnixListener,
+    devices: UnixListener,
+    portal: TcpListener,
     folder: TempDir,
 }
 
-/// An open device of the program.
-struct Connection {
-    stream: UnixStream,
-    number: u8,
+/// The use of a port by a session.
+#[derive(Debug, Default)]
+struct Lease {
+    /// The initiator's name; empty before the first session.
+    name: String,
+    in_use: bool,
+}
+
+/// What a program has opened.
+enum Connection {
+    Device { stream: UnixStream, number: u8 },
+    Session { session: Session, port: usize },
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Device { stream, .. } => stream.as_fd(),
+            Self::Session { session, .. } => session.stream().as_fd(),
+        }
+    }
 }
 
 impl Gateway {
     /// A gateway to `ports`.
     pub fn new(ports: Vec<Port>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("gateway-").tempdir()?;
-        let listener = UnixListener::bind(folder.path().join("socket"))?;
         Ok(Self {
+            leases: ports.iter().map(|_| Lease::default()).collect(),
             ports,
             moves: None,
             shim: shim()?,
-            listener,
+            devices: UnixListener::bind(folder.path().join("socket"))?,
+            portal: TcpListener::bind("127.0.0.1:0")?,
             folder,
         })
+    }
+
+    /// The iSCSI URL of unit 0. Each session gets a port of its own, if possible the one that the initiator of this name had before.
+    pub fn url(&self) -> Result<String> {
+        let address = self.portal.local_addr()?;
+        Ok(format!(
+            "iscsi://{address}/iqn.2026-01.org.vhost-device:tests/0"
+        ))
     }
 
     /// Runs a program to its end. It is an error if that does not come within `limit`, or if a back-end gives no answer.
@@ -118,14 +150,21 @@ impl Gateway {
         let mut connections: Vec<Connection> = Vec::new();
         loop {
             if let Some(status) = process.status()? {
+                // Programs that crash do not log out.
+                for (port, lease) in self.ports.iter_mut().zip(&mut self.leases) {
+                    if std::mem::take(&mut lease.in_use) {
+                        port.initiator.manage(0, TaskManagement::NexusReset)?;
+                    }
+                }
                 return Ok(status);
             }
             let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
-            let streams = connections.iter().map(|connection| &connection.stream);
-            let mut events: Vec<_> = streams
-                .map(|stream| PollFd::new(stream, PollFlags::IN))
+            let mut events: Vec<_> = connections
+                .iter()
+                .map(|connection| PollFd::new(connection, PollFlags::IN))
                 .collect();
-            events.push(PollFd::new(&self.listener, PollFlags::IN));
+            events.push(PollFd::new(&self.devices, PollFlags::IN));
+            events.push(PollFd::new(&self.portal, PollFlags::IN));
             events.push(PollFd::new(&exited, PollFlags::IN));
             if poll(&mut events, Some(&left))? == 0 {
                 bail!("the program has not come to its end");
@@ -135,32 +174,90 @@ impl Gateway {
                 .map(|event| !event.revents().is_empty())
                 .collect();
             drop(events);
-            if ready.get(connections.len()) == Some(&true) {
-                connections.push(self.accept()?);
-            }
+            let is_ready = |index: usize| ready.get(index) == Some(&true);
             let mut open = Vec::new();
-            for (index, connection) in connections.into_iter().enumerate() {
-                if ready.get(index) != Some(&true) || self.answer(&connection)? {
+            let before = connections.len();
+            // What has ended makes room for what begins.
+            for (index, mut connection) in connections.into_iter().enumerate() {
+                if !is_ready(index) || self.serve_one(&mut connection)? {
                     open.push(connection);
                 }
+            }
+            if is_ready(before) {
+                open.push(self.accept_device()?);
+            }
+            if is_ready(before + 1) {
+                open.push(self.accept_session()?);
             }
             connections = open;
         }
     }
 
-    fn accept(&self) -> Result<Connection> {
-        let (mut stream, _) = self.listener.accept()?;
+    fn accept_device(&self) -> Result<Connection> {
+        let (mut stream, _) = self.devices.accept()?;
         // The library writes a request at once.
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut number = [0];
         stream.read_exact(&mut number)?;
         let [number] = number;
-        Ok(Connection { stream, number })
+        Ok(Connection::Device { stream, number })
     }
 
-    /// Carries one request; tells whether there can be more.
-    fn answer(&mut self, connection: &Connection) -> Result<bool> {
-        let mut stream = &connection.stream;
+    fn accept_session(&mut self) -> Result<Connection> {
+        let (session, name) = Session::accept(self.portal.accept()?.0)?;
+        let free = || {
+            let leases = self.leases.iter().enumerate();
+            leases.filter(|(_, lease)| !lease.in_use)
+        };
+        let port = free()
+            .find(|(_, lease)| lease.name == name)
+            .or_else(|| free().find(|(_, lease)| lease.name.is_empty()))
+            .map(|(port, _)| port)
+            .with_context(|| format!("there is no port for a session of {name}"))?;
+        if let Some(lease) = self.leases.get_mut(port) {
+            *lease = Lease { name, in_use: true };
+        }
+        Ok(Connection::Session { session, port })
+    }
+
+    /// Serves what has arrived; tells whether there can be more.
+    fn serve_one(&mut self, connection: &mut Connection) -> Result<bool> {
+        let (session, port) = match connection {
+            Connection::Device { stream, number } => return self.answer(stream, *number),
+            Connection::Session { session, port } => (session, *port),
+        };
+        let initiator = &mut self.port(port)?.initiator;
+        match session.serve(initiator)? {
+            Event::Open => Ok(true),
+            Event::ResetTarget => {
+                for port in &mut self.ports {
+                    port.initiator.manage(0, TaskManagement::UnitReset)?;
+                }
+                Ok(true)
+            }
+            Event::Closed => {
+                initiator.manage(0, TaskManagement::NexusReset)?;
+                if let Some(lease) = self.leases.get_mut(port) {
+                    lease.in_use = false;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// A port, migrated before if it is time.
+    fn port(&mut self, index: usize) -> Result<&mut Port> {
+        let move_now = self.moves.as_mut().is_some_and(Moves::next);
+        let port = self.ports.get_mut(index);
+        let port = port.with_context(|| format!("there is no port {index}"))?;
+        if move_now {
+            port.migrate().context("migrating between two commands")?;
+        }
+        Ok(port)
+    }
+
+    /// Carries one request of a device; tells whether there can be more.
+    fn answer(&mut self, mut stream: &UnixStream, number: u8) -> Result<bool> {
         let mut bytes = [0; REQUEST_SIZE];
         match stream.read_exact(&mut bytes) {
             Ok(()) => {}
@@ -172,54 +269,41 @@ impl Gateway {
         if request.kind == Kind::CommandOut {
             stream.read_exact(&mut data)?;
         }
-        let (answer, data) = self.carry(connection.number, &request, &data)?;
-        let mut reply: Vec<u8> = Vec::with_capacity(ANSWER_SIZE + data.len());
-        reply.extend(answer.encode());
-        reply.extend(data);
+        let outcome = self.carry(number, &request, &data)?;
+        let mut reply: Vec<u8> = Vec::with_capacity(ANSWER_SIZE + outcome.data.len());
+        reply.extend(answer(&outcome).encode());
+        reply.extend(outcome.data);
         // A program that has ended in the meantime wants no answer.
         Ok(stream.write_all(&reply).is_ok())
     }
 
-    fn carry(&mut self, number: u8, request: &Request, data: &[u8]) -> Result<(Answer, Vec<u8>)> {
-        let move_now = self.moves.as_mut().is_some_and(Moves::next);
-        let port = self
-            .ports
-            .get_mut(usize::from(number / UNITS))
-            .with_context(|| format!("/dev/sg{number} has no port"))?;
-        if move_now {
-            port.migrate().context("migrating between two commands")?;
-        }
+    fn carry(&mut self, number: u8, request: &Request, data: &[u8]) -> Result<Outcome> {
+        let initiator = &mut self.port(usize::from(number / UNITS))?.initiator;
         let lun = u16::from(number % UNITS);
-        let function = match request.kind {
-            Kind::ResetUnit => Some(TaskManagement::UnitReset),
-            Kind::ResetNexus => Some(TaskManagement::NexusReset),
-            Kind::Command | Kind::CommandOut | Kind::CommandIn => None,
-        };
-        if let Some(function) = function {
-            let outcome = Outcome {
-                response: port.initiator.manage(lun, function)?,
-                status: 0,
-                sense: Vec::new(),
-                residual: 0,
-                data: Vec::new(),
-            };
-            return Ok((answer(&outcome), outcome.data));
-        }
         let cdb = request
             .cdb
             .get(..request.cdb_length.into())
             .unwrap_or_default();
-        let data = match request.kind {
-            Kind::CommandOut => Data::Out(data),
-            Kind::CommandIn => Data::In(data.len()),
-            Kind::Command | Kind::ResetUnit | Kind::ResetNexus => Data::None,
+        let outcome = match request.kind {
+            Kind::Command => initiator.command(lun, cdb, Data::None),
+            Kind::CommandOut => initiator.command(lun, cdb, Data::Out(data)),
+            Kind::CommandIn => initiator.command(lun, cdb, Data::In(data.len())),
+            Kind::ResetUnit => return reset(initiator.manage(lun, TaskManagement::UnitReset)),
+            Kind::ResetNexus => return reset(initiator.manage(lun, TaskManagement::NexusReset)),
         };
-        let outcome = port
-            .initiator
-            .command(lun, cdb, data)
-            .with_context(|| format!("LUN {lun}, command {cdb:02x?}"))?;
-        Ok((answer(&outcome), outcome.data))
+        outcome.with_context(|| format!("LUN {lun}, command {cdb:02x?}"))
     }
+}
+
+/// The outcome of task management.
+fn reset(response: Result<u8>) -> Result<Outcome> {
+    Ok(Outcome {
+        response: response?,
+        status: 0,
+        sense: Vec::new(),
+        residual: 0,
+        data: Vec::new(),
+    })
 }
 
 /// The library, brought up to date once.

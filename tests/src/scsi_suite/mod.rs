@@ -12,5 +12,6 @@
 pub mod conformance;
 pub mod gateway;
 pub mod initiator;
+pub mod iscsi;
 pub mod port;
 pub mod wire;
