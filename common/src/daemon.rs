@@ -292,8 +292,8 @@ impl Drop for Entrance {
     }
 }
 
-/// A new socket at `path`; a stale one, that nobody listens on, is replaced.
-fn listen_at(path: &Path) -> Result<UnixListener, DaemonError> {
+/// A new socket at `path` that only we can connect to; a stale one, that nobody listens on, is replaced.
+pub fn listen_at(path: &Path) -> Result<UnixListener, DaemonError> {
     let len = path.as_os_str().len();
     if len > 107 {
         return Err(DaemonError::PathTooLong {
