@@ -48,6 +48,9 @@ pub struct DeviceInfo {
     pub features: u64,
     /// Whether the front-end may read the config space from this back-end (protocol feature CONFIG).
     pub config_space: bool,
+    /// Whether what is written to guest memory can be logged, if the device can be saved. Without that QEMU refuses to migrate the
+    /// guest while it runs.
+    pub dirty_log: bool,
 }
 
 /// Whether this device, as configured, can be saved.

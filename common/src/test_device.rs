@@ -78,6 +78,7 @@ impl Device for TestDevice {
             ring_size_max: 8,
             features: 0,
             config_space: false,
+            dirty_log: true,
         }
     }
 

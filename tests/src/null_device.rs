@@ -87,6 +87,7 @@ impl Device for NullDevice {
             ring_size_max: 256,
             features: 0,
             config_space: false,
+            dirty_log: true,
         }
     }
 

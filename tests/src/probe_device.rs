@@ -213,6 +213,7 @@ impl Device for ProbeDevice {
             ring_size_max: 1024,
             features: 0,
             config_space: true,
+            dirty_log: true,
         }
     }
 

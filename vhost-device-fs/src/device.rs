@@ -72,6 +72,7 @@ impl Device for FsDevice {
             ring_size_max: RING_SIZE_MAX,
             features: 0,
             config_space: self.config.tag.is_some(),
+            dirty_log: true,
         }
     }
 

@@ -124,7 +124,8 @@ impl<D: Device> VhostUserBackend for Adapter<D> {
             | feature::INDIRECT_DESC
             | feature::EVENT_IDX
             | feature::PROTOCOL_FEATURES;
-        let migration = if self.savable() { feature::LOG_ALL } else { 0 };
+        let logs = self.savable() && self.info().dirty_log;
+        let migration = if logs { feature::LOG_ALL } else { 0 };
         self.info().features | transport | migration
     }
 

@@ -7,7 +7,14 @@
 //! Standards: SPC-5 (INCITS 502), SBC-4 (INCITS 506), SAM-5 (INCITS 515).
 
 pub mod attention;
+pub mod command;
+pub mod fast;
+pub mod identity;
+pub mod opcode;
+pub mod report;
+pub mod reservation;
 pub mod sense;
+pub mod unit;
 
 use sense::Sense;
 
@@ -44,6 +51,39 @@ pub struct Reply {
     pub descriptor_sense: bool,
     /// Data for the initiator, already cut to the allocation length; whoever sends it cuts it to the room there is.
     pub data: Vec<u8>,
+}
+
+impl Reply {
+    /// GOOD, with data cut to the initiator's allocation length in bytes.
+    pub fn good(mut data: Vec<u8>, allocation: u32) -> Self {
+        data.truncate(usize::try_from(allocation).unwrap_or(usize::MAX));
+        Self {
+            status: Status::Good,
+            sense: None,
+            descriptor_sense: false,
+            data,
+        }
+    }
+
+    /// CHECK CONDITION.
+    pub fn failed(sense: Sense, descriptor_sense: bool) -> Self {
+        Self {
+            status: Status::CheckCondition,
+            sense: Some(sense),
+            descriptor_sense,
+            data: Vec::new(),
+        }
+    }
+
+    /// A status without sense data.
+    pub fn status(status: Status) -> Self {
+        Self {
+            status,
+            sense: None,
+            descriptor_sense: false,
+            data: Vec::new(),
+        }
+    }
 }
 
 /// What is to be done about a command.
@@ -107,6 +147,13 @@ pub enum Operation {
     /// The data-out buffer has twice the extent's length: what must be there, and what replaces it. Not to be interleaved with another one
     /// on the same unit (COMPARE AND WRITE).
     CompareAndWrite {
+        /// Where.
+        extent: Extent,
+        /// FUA, or WCE = 0.
+        durable: bool,
+    },
+    /// The bits of the data-out buffer are added to those that are there (ORWRITE). Not interleaved with another one, either.
+    OrWrite {
         /// Where.
         extent: Extent,
         /// FUA, or WCE = 0.

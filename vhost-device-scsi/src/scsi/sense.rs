@@ -25,6 +25,26 @@ pub enum Key {
     Miscompare = 0xe,
 }
 
+impl Key {
+    /// From its number; what is not known is a hardware error.
+    pub fn from_code(code: u8) -> Self {
+        [
+            Self::NoSense,
+            Self::NotReady,
+            Self::MediumError,
+            Self::HardwareError,
+            Self::IllegalRequest,
+            Self::UnitAttention,
+            Self::DataProtect,
+            Self::AbortedCommand,
+            Self::Miscompare,
+        ]
+        .into_iter()
+        .find(|key| *key as u8 == code)
+        .unwrap_or(Self::HardwareError)
+    }
+}
+
 /// The byte of the command or of its parameter list that is wrong (SPC-5, 4.5.2.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldPointer {

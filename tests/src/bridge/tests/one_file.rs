@@ -221,6 +221,7 @@ impl Device for OneFile {
             ring_size_max: 1024,
             features: 0,
             config_space: false,
+            dirty_log: true,
         }
     }
 
