@@ -165,11 +165,11 @@ impl StateSchema for ScsiState {
     }
 
     fn read(input: &mut StateReader<'_>) -> Result<Self, StateError> {
-        let mut target = None;
+        let mut target: Option<TargetV1> = None;
         let (mut units, mut events) = (None, None);
         while let Some(section) = input.next_section()? {
             match (section.tag, section.version) {
-                (TARGET, 1) if target.is_none() => target = Some(section.decode::<TargetV1>()?),
+                (TARGET, 1) if target.is_none() => target = Some(section.decode()?),
                 (UNITS, 1) => extend(&mut units, &section)?,
                 (EVENTS, 1) => extend(&mut events, &section)?,
                 _ => input.unknown(&section)?,
@@ -188,7 +188,7 @@ fn extend<T: serde::de::DeserializeOwned>(
     table: &mut Option<Vec<T>>,
     section: &Section,
 ) -> Result<(), StateError> {
-    let mut more = section.decode_table::<T>()?;
+    let mut more: Vec<T> = section.decode_table()?;
     table.get_or_insert_default().append(&mut more);
     Ok(())
 }

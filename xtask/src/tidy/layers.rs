@@ -72,7 +72,9 @@ fn plain_data(file: &File, rust: &Rust) -> Vec<Finding> {
         let segments: Vec<&str> = name.segments.iter().map(String::as_str).collect();
         match *segments {
             ["std", part, ..] => !OUTWARD.contains(&part),
-            ["core" | "serde" | "thiserror", ..] | ["common" | "crate", "state", ..] | [] => true,
+            ["clippy" | "core" | "serde" | "thiserror", ..]
+            | ["common" | "crate", "state", ..]
+            | [] => true,
             ["self" | "super", ..] => file.path.contains("/src/state/"),
             [first, ..] => {
                 let is_type = first.starts_with(char::is_uppercase);

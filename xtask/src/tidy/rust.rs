@@ -68,7 +68,8 @@ impl Rust {
             let continues = index > 0 && self.at(index - 1) == "::" && {
                 index > 1 && (is_word(self.at(index - 2)) || self.at(index - 2) == ">")
             };
-            if token.text == "use" {
+            // `use<..>` in a type says what it captures.
+            if token.text == "use" && self.at(index + 1) != "<" {
                 index = self.use_tree(index + 1, &[], &mut names);
             } else if is_word(&token.text) && self.at(index + 1) == "::" && !continues {
                 let mut segments = vec![token.text.clone()];
@@ -101,7 +102,7 @@ impl Rust {
             match self.at(index) {
                 "{" => {
                     index += 1;
-                    while !matches!(self.at(index), "}" | "") {
+                    while !matches!(self.at(index), "}" | ";" | "") {
                         index = self.use_tree(index, &segments, names);
                         index += usize::from(self.at(index) == ",");
                     }
@@ -199,6 +200,18 @@ mod tests {
             names,
             ["a::b::c", "a::b::d", "a::self", "a::*", "f", "h::i", "j::k"]
         );
+    }
+
+    /// It once ended only when the memory did.
+    #[test]
+    fn what_a_type_captures_is_no_use_item() {
+        let text = "fn a() -> impl B + use<'_, C> { d::e(); } use f::{g; h::i";
+        let names: Vec<String> = Rust::new(text)
+            .names()
+            .iter()
+            .map(|name| name.segments.join("::"))
+            .collect();
+        assert_eq!(names, ["d::e", "f::g", "h::i"]);
     }
 
     #[test]
