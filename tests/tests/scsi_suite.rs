@@ -9,13 +9,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use tests::qemu::provision::Program;
+use tests::qemu::provision::{Program, scsi_tools};
 use tests::scsi_suite::conformance::{self, TESTS, Verdict};
 use tests::scsi_suite::gateway::{Gateway, Moves};
 use tests::scsi_suite::port::{Backend, Port};
 
 /// Tests that fail, by the beginnings of their names, and why.
-const FAILED: &[(&str, &str)] = &[];
+const FAILED: &[(&str, &str)] = &[(
+    "SCSI.GetLBAStatus.UnmapSingle",
+    "asks for block i + 1 and wants block i + 8 in the answer where a physical block has 8 logical ones, as ours have",
+)];
 
 /// Tests of which something is skipped.
 const SKIPPED: &[(&str, &str)] = &[
@@ -23,12 +26,24 @@ const SKIPPED: &[(&str, &str)] = &[
     ("SCSI.StartStopUnit.Simple", NOT_REMOVABLE),
     ("SCSI.Sanitize.", "SANITIZE is not there"),
     ("SCSI.MultipathIO.", "there is one path"),
+    ("SCSI.ExtendedCopy.", "EXTENDED COPY is not there"),
+    ("SCSI.ReceiveCopyResults.", "EXTENDED COPY is not there"),
+    (
+        "SCSI.WriteAtomic16.",
+        "a file of the host has no atomic writes",
+    ),
+    ("SCSI.WriteSame10.ZeroBlocks", NO_ZERO_BLOCKS),
+    ("SCSI.WriteSame16.ZeroBlocks", NO_ZERO_BLOCKS),
 ];
+
+const NO_ZERO_BLOCKS: &str =
+    "WSNZ is 1: WRITE SAME up to the end of the medium would have no bound in time";
 
 const NOT_REMOVABLE: &str = "the medium is not removable";
 
-/// Tests that make a second session under another name, which they can do over iSCSI only.
-const TWO_SESSIONS: &[&str] = &[
+/// Tests that run over iSCSI only: most make a second session under another name.
+const OVER_ISCSI: &[&str] = &[
+    "SCSI.CompareAndWrite.InvalidDataOutSize",
     "SCSI.ProutPreempt.",
     "SCSI.ProutReserve.Access",
     "SCSI.ProutReserve.Ownership",
@@ -42,12 +57,8 @@ const TWO_SESSIONS: &[&str] = &[
 /// Tests that want a unit that cannot be written to.
 const READ_ONLY: &[&str] = &["SCSI.ReadOnly."];
 
-fn tool() -> Program {
-    Program {
-        path: "/usr/bin/iscsi-test-cu".into(),
-        arguments: Vec::new(),
-        environment: Vec::new(),
-    }
+fn tool() -> Result<Program> {
+    scsi_tools()?.program("usr/bin/iscsi-test-cu")
 }
 
 fn begins_with_one_of(name: &str, starts: &[&str]) -> bool {
@@ -59,7 +70,7 @@ fn device(backend: &Backend, name: &str, folder: &Path) -> Result<(Gateway, Stri
     let image = folder.join("image");
     File::create_new(&image)?.set_len(100 << 20)?;
     let image = image.to_str().context("a path that is not UTF-8")?;
-    if !begins_with_one_of(name, TWO_SESSIONS) {
+    if !begins_with_one_of(name, OVER_ISCSI) {
         let read_only = begins_with_one_of(name, READ_ONLY);
         let unit = format!("path={image}{}", if read_only { ",readonly" } else { "" });
         let gateway = Gateway::new(vec![Port::new(backend.with(["--lun", &unit]))?])?;
@@ -77,6 +88,7 @@ fn device(backend: &Backend, name: &str, folder: &Path) -> Result<(Gateway, Stri
 
 /// Runs `name` on a device of its own; `every` as for [`Moves`].
 fn judge(
+    tool: &Program,
     backend: &Backend,
     name: &str,
     every: Option<u64>,
@@ -88,7 +100,7 @@ fn judge(
         seed.wrapping_mul(31).wrapping_add(byte.into())
     });
     gateway.moves = every.map(|every| Moves::new(seed, every));
-    let verdict = conformance::run(&tool(), name, &[device], &mut gateway);
+    let verdict = conformance::run(tool, name, &[device], &mut gateway);
     for port in &gateway.ports {
         migrations.fetch_add(port.migrations(), Ordering::Relaxed);
     }
@@ -97,12 +109,13 @@ fn judge(
 
 /// The verdicts on all tests, and how many migrations there were.
 fn judge_all(every: Option<u64>) -> Result<(BTreeMap<String, Verdict>, u32)> {
-    let names = conformance::names(&tool())?;
+    let tool = tool()?;
+    let names = conformance::names(&tool)?;
     ensure!(names.len() == TESTS, "{} tests, not {TESTS}", names.len());
     let backend = Backend::new()?;
     let migrations = AtomicU32::new(0);
     let verdicts = conformance::run_all(&names, |name| {
-        judge(&backend, name, every, &migrations)
+        judge(&tool, &backend, name, every, &migrations)
             .unwrap_or_else(|error| Verdict::Broken(format!("{error:#}")))
     });
     ensure!(verdicts.len() == TESTS, "{} verdicts", verdicts.len());

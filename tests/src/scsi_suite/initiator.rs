@@ -21,8 +21,8 @@ const CONTROL_RING: usize = 0;
 const REQUEST_RING: usize = 2;
 const RING_SIZE: u16 = 128;
 /// Linux splits a transfer into pages at worst; this is neither the best case nor the worst one.
-const SEGMENT: usize = 128 << 10;
-const MEMORY_SIZE: u64 = 16 << 20;
+const SEGMENT: usize = 512 << 10;
+const MEMORY_SIZE: u64 = 40 << 20;
 
 /// Bytes of a command's header, with the `cdb_size` that devices start with.
 const REQUEST_SIZE: usize = 19 + CDB_MAX;

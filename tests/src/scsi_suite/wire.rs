@@ -15,7 +15,7 @@ pub const CDB_MAX: usize = 32;
 /// Greatest length of sense data.
 pub const SENSE_MAX: usize = 96;
 /// Greatest length of the data of one request.
-pub const DATA_MAX: usize = 4 << 20;
+pub const DATA_MAX: usize = 32 << 20;
 
 /// What a program wants of a device file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Unpacks Debian packages below a folder of ours, without root, leaving the machine untouched.
 //!
 //! apt runs with its own state, cache and an empty package database, so that it resolves the whole
-//! closure, libc included; programs then run through the loader of the unpacked tree. Where the
+//! closure, libc included; programs then run through the loader of the unpacked tree (`tree.rs`). Where the
 //! packages come from, and which keys sign them, is what the machine's own apt says; only the
 //! backports suite is added. apt checks every signature and hash.
 
@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Program, progress, run};
+use super::{progress, run};
 
 /// Suites of the distribution itself, as suffixes of its code name.
 const SUITES: [&str; 3] = ["", "-updates", "-security"];
@@ -21,19 +21,12 @@ const SUITES: [&str; 3] = ["", "-updates", "-security"];
 const KERNEL: &str = "linux-image-amd64";
 
 /// What to unpack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Wanted {
-    pub(super) qemu: bool,
+    /// Packages, each with all that it depends on.
+    pub(super) packages: Vec<String>,
+    /// The newest kernel image, and nothing that it depends on.
     pub(super) kernel: bool,
-    pub(super) busybox: bool,
-}
-
-/// Where it is.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Unpacked {
-    pub(super) qemu: Option<Program>,
-    pub(super) kernel: Option<PathBuf>,
-    pub(super) busybox: Option<PathBuf>,
 }
 
 /// What a finished tree was made from.
@@ -50,91 +43,36 @@ struct Package {
     version: String,
 }
 
-/// Unpacks what is wanted into `cache/tree`, unless that has been done.
-pub(super) fn unpack(cache: &Path, wanted: Wanted, recipe: u32) -> Result<Unpacked> {
-    if !(wanted.qemu || wanted.kernel || wanted.busybox) {
-        return Ok(Unpacked::default());
+/// Unpacks what is wanted into the folder `tree`, unless that has been done.
+pub(super) fn unpack(tree: &Path, wanted: Wanted, recipe: u32) -> Result<()> {
+    if is_finished(tree, &wanted, recipe) {
+        return Ok(());
     }
-    let tree = cache.join("tree");
-    if !is_finished(&tree, wanted, recipe) {
-        progress("unpacking QEMU, kernel and busybox below the target folder (once)");
-        let fresh = cache.join("tree.new");
-        remove(&fresh)?;
-        let apt = Apt::prepare(&cache.join("apt"))?;
-        let packages = apt.unpack_all(wanted, &fresh)?;
-        let manifest = Manifest {
-            recipe,
-            wanted,
-            packages,
-        };
-        fs::write(
-            fresh.join("manifest.json"),
-            serde_json::to_string_pretty(&manifest)?,
-        )?;
-        remove(&tree)?;
-        fs::rename(&fresh, &tree)?;
-        remove(&cache.join("apt"))?;
-        progress("done");
-    }
-    locate(&tree, wanted)
+    progress("unpacking what is missing below the target folder (once)");
+    let fresh = tree.with_extension("new");
+    remove(&fresh)?;
+    let apt = Apt::prepare(&tree.with_extension("apt"))?;
+    let packages = apt.unpack_all(&wanted, &fresh)?;
+    let manifest = Manifest {
+        recipe,
+        wanted,
+        packages,
+    };
+    fs::write(
+        fresh.join("manifest.json"),
+        serde_json::to_string_pretty(&manifest)?,
+    )?;
+    remove(tree)?;
+    fs::rename(&fresh, tree)?;
+    remove(&apt.folder)?;
+    progress("done");
+    Ok(())
 }
 
-fn is_finished(tree: &Path, wanted: Wanted, recipe: u32) -> bool {
+fn is_finished(tree: &Path, wanted: &Wanted, recipe: u32) -> bool {
     let text = fs::read_to_string(tree.join("manifest.json")).unwrap_or_default();
     serde_json::from_str::<Manifest>(&text)
-        .is_ok_and(|manifest| manifest.recipe == recipe && manifest.wanted == wanted)
-}
-
-fn locate(tree: &Path, wanted: Wanted) -> Result<Unpacked> {
-    let mut unpacked = Unpacked::default();
-    if wanted.qemu {
-        unpacked.qemu = Some(through_loader(tree, "usr/bin/qemu-system-x86_64")?);
-    }
-    if wanted.kernel {
-        unpacked.kernel = Some(find(&tree.join("boot"), "vmlinuz-")?);
-    }
-    if wanted.busybox {
-        let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| tree.join(path));
-        unpacked.busybox = busybox.into_iter().find(|path| path.exists());
-    }
-    Ok(unpacked)
-}
-
-/// QEMU from the tree, with the tree's own loader, libraries, modules and firmware.
-fn through_loader(tree: &Path, program: &str) -> Result<Program> {
-    let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
-    let folders = libraries.map(|folder| tree.join(folder).display().to_string());
-    let loader = libraries
-        .map(|folder| tree.join(folder).join("ld-linux-x86-64.so.2"))
-        .into_iter()
-        .find(|path| path.exists())
-        .with_context(|| format!("no loader in {}", tree.display()))?;
-    let mut arguments = vec![
-        "--library-path".to_owned(),
-        folders.join(":"),
-        tree.join(program).display().to_string(),
-    ];
-    for data in ["usr/share/seabios", "usr/share/qemu"] {
-        arguments.extend(["-L".to_owned(), tree.join(data).display().to_string()]);
-    }
-    let modules = tree.join("usr/lib/x86_64-linux-gnu/qemu");
-    let modules = modules.display().to_string();
-    Ok(Program {
-        path: loader,
-        arguments,
-        environment: vec![("QEMU_MODULE_DIR".to_owned(), modules)],
-    })
-}
-
-fn find(folder: &Path, prefix: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            return Ok(entry.path());
-        }
-    }
-    bail!("no {prefix}* in {}", folder.display())
+        .is_ok_and(|manifest| manifest.recipe == recipe && manifest.wanted == *wanted)
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -192,13 +130,9 @@ impl Apt {
         command
     }
 
-    fn unpack_all(&self, wanted: Wanted, tree: &Path) -> Result<Vec<Package>> {
+    fn unpack_all(&self, wanted: &Wanted, tree: &Path) -> Result<Vec<Package>> {
         let mut packages = Vec::new();
-        let closures = [
-            (wanted.qemu, "qemu-system-x86"),
-            (wanted.busybox, "busybox-static"),
-        ];
-        for (_, name) in closures.into_iter().filter(|(wanted, _)| *wanted) {
+        for name in &wanted.packages {
             packages.extend(self.closure(name)?);
             progress(&format!("fetching {name} and what it depends on"));
             let download = ["install", "--yes", "--download-only", name];

@@ -5,9 +5,12 @@
 //! `target/provision/` without root and without a change to the machine (`apt.rs`). What was
 //! unpacked is kept, and a second run finds it at once.
 //!
+//! The same way [`scsi_tools`] gets the programs that the tests of the scsi device need.
+//!
 //! Knows how to get things, not how to run a guest.
 
 mod apt;
+mod tree;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,11 +19,23 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use tree::Tree;
+
 /// vhost-user back-end state (`VHOST_USER_PROTOCOL_F_DEVICE_STATE`) came with this version.
 const QEMU_VERSION_MIN: (u32, u32) = (8, 2);
 
 /// Change it when what is unpacked changes: older trees are then made anew.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
+
+/// Programs that ask a SCSI target: conformance tests, `sg3_utils`, another target, load generators and peers.
+const SCSI_TOOLS: [&str; 6] = [
+    "libiscsi-bin",
+    "sg3-utils",
+    "tgt",
+    "fio",
+    "qemu-utils",
+    "e2fsprogs",
+];
 
 /// How to start one program: its path, or a loader and arguments before the program's own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,11 +83,7 @@ pub struct Provision {
 
 /// Finds or fetches all of it. Prints what it does when it takes time.
 pub fn provision() -> Result<Provision> {
-    let cache = target_folder()?.join("provision");
-    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-    // One at a time: parallel tests, and parallel cargo runs on one target folder.
-    let lock = File::create(cache.join("lock"))?;
-    lock.lock().context("locking the provision folder")?;
+    let (cache, _lock) = cache()?;
 
     let named = |name| std::env::var_os(name).map(PathBuf::from);
     let mut qemu = named("QEMU").map(Program::plain);
@@ -82,27 +93,60 @@ pub fn provision() -> Result<Provision> {
             .is_ok_and(|version| is_new_enough(&version))
             .then_some(installed);
     }
+    let packages = [
+        (qemu.is_none(), "qemu-system-x86"),
+        (named("GUEST_BUSYBOX").is_none(), "busybox-static"),
+    ];
     let wanted = apt::Wanted {
-        qemu: qemu.is_none(),
+        packages: packages
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .map(|(_, name)| name.to_owned())
+            .collect(),
         kernel: named("GUEST_KERNEL").is_none(),
-        busybox: named("GUEST_BUSYBOX").is_none(),
     };
-    let unpacked = apt::unpack(&cache, wanted, RECIPE).with_context(how_to_get_it)?;
-    let qemu = qemu.or(unpacked.qemu).context("QEMU is missing")?;
+    let tree = Tree::new(cache.join("tree"));
+    if !wanted.packages.is_empty() || wanted.kernel {
+        apt::unpack(tree.folder(), wanted, RECIPE).with_context(how_to_get_it)?;
+    }
+    let qemu = qemu.map_or_else(|| tree.qemu(), Ok)?;
     let qemu_version = version_of(&qemu)?;
     if !is_new_enough(&qemu_version) {
         let (major, minor) = QEMU_VERSION_MIN;
         bail!("{qemu_version}: too old, need {major}.{minor} or later");
     }
-    let kernel = named("GUEST_KERNEL").or(unpacked.kernel);
-    let busybox = named("GUEST_BUSYBOX").or(unpacked.busybox);
+    let kernel = named("GUEST_KERNEL").map_or_else(|| tree.kernel(), Ok)?;
+    let busybox = named("GUEST_BUSYBOX").or_else(|| tree.busybox());
     Ok(Provision {
         qemu,
         qemu_version,
-        kernel: kernel.context("the guest kernel is missing")?,
+        kernel,
         busybox: busybox.context("busybox is missing")?,
         cache,
     })
+}
+
+/// Finds or fetches the programs that ask a SCSI target.
+pub fn scsi_tools() -> Result<Tree> {
+    let (cache, _lock) = cache()?;
+    let tree = Tree::new(cache.join("scsi-tools"));
+    let wanted = apt::Wanted {
+        packages: SCSI_TOOLS.map(str::to_owned).to_vec(),
+        kernel: false,
+    };
+    apt::unpack(tree.folder(), wanted, RECIPE)
+        .context("cannot fetch the programs that test a SCSI target")?;
+    Ok(tree)
+}
+
+/// The folder for all that is fetched, and a lock on it: one at a time of parallel tests, and of parallel cargo runs on one target
+/// folder.
+fn cache() -> Result<(PathBuf, File)> {
+    let cache = target_folder()?.join("provision");
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock().context("locking the provision folder")?;
+    Ok((cache, lock))
 }
 
 fn how_to_get_it() -> String {

@@ -8,7 +8,7 @@ pub const TRANSPORT_ID_MAX: usize = 228;
 /// Greatest length of an iSCSI name (RFC 7143, 4.2.7.2).
 const NAME_MAX: usize = 223;
 
-/// See the [module](self).
+/// The name of an initiator, in the form in which it travels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Initiator {
     transport_id: Vec<u8>,

@@ -1,7 +1,7 @@
 //! A logical unit: what it remembers, and how a command goes through it.
 //!
 //! Knows the order of checks (SAM-5, 5.1: the command is known, the initiator has heard what it must, no reservation is in the way,
-//! the unit is ready); what a command means is in [`handlers`].
+//! the unit is ready); what a command means is in `handlers`.
 
 pub(crate) mod handlers;
 mod modes;

@@ -1,0 +1,131 @@
+//! Programs in a folder of unpacked packages, run by the folder's own loader with its own libraries.
+//!
+//! Knows where Debian puts things; does not know how they came here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::Program;
+
+/// Folders of libraries. Ceph's are in no folder that a loader looks into by itself.
+const LIBRARIES: [&str; 3] = [
+    "lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu/ceph",
+];
+
+/// A folder of unpacked packages.
+#[derive(Debug, Clone)]
+pub struct Tree(PathBuf);
+
+impl Tree {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// The program at `path`, such as `usr/bin/fio`.
+    pub fn program(&self, path: &str) -> Result<Program> {
+        self.program_seen_at(path, &self.0)
+    }
+
+    /// The program at `path` for somebody who sees the folder at `place`, as a guest does.
+    pub fn program_seen_at(&self, path: &str, place: &Path) -> Result<Program> {
+        let program = self.0.join(path);
+        if !program.exists() {
+            bail!("{} is missing", program.display());
+        }
+        let loader = LIBRARIES
+            .map(|folder| format!("{folder}/ld-linux-x86-64.so.2"))
+            .into_iter()
+            .find(|loader| self.0.join(loader).exists())
+            .with_context(|| format!("no loader in {}", self.0.display()))?;
+        let libraries: Vec<String> = LIBRARIES
+            .iter()
+            .filter(|folder| self.0.join(folder).exists())
+            .map(|folder| place.join(folder).display().to_string())
+            .collect();
+        Ok(Program {
+            path: place.join(loader),
+            arguments: vec![
+                "--library-path".to_owned(),
+                libraries.join(":"),
+                place.join(path).display().to_string(),
+            ],
+            environment: Vec::new(),
+        })
+    }
+
+    /// QEMU, with its modules and firmware.
+    pub(super) fn qemu(&self) -> Result<Program> {
+        let mut qemu = self.program("usr/bin/qemu-system-x86_64")?;
+        for data in ["usr/share/seabios", "usr/share/qemu"] {
+            let folder = self.0.join(data).display().to_string();
+            qemu.arguments.extend(["-L".to_owned(), folder]);
+        }
+        let modules = self.0.join("usr/lib/x86_64-linux-gnu/qemu");
+        let modules = modules.display().to_string();
+        qemu.environment
+            .push(("QEMU_MODULE_DIR".to_owned(), modules));
+        Ok(qemu)
+    }
+
+    pub(super) fn kernel(&self) -> Result<PathBuf> {
+        let folder = self.0.join("boot");
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("vmlinuz-") {
+                return Ok(entry.path());
+            }
+        }
+        bail!("no kernel in {}", folder.display())
+    }
+
+    pub(super) fn busybox(&self) -> Option<PathBuf> {
+        let paths = ["bin/busybox", "usr/bin/busybox"].map(|path| self.0.join(path));
+        paths.into_iter().find(|path| path.exists())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_run_by_the_loader_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = Tree::new(folder.path().to_owned());
+        let put = |path: &str| {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        put("usr/bin/tool");
+        assert!(tree.program("usr/bin/tool").is_err(), "no loader");
+        put("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
+        let seen = tree
+            .program_seen_at("usr/bin/tool", Path::new("/tools"))
+            .unwrap();
+        assert_eq!(
+            seen.path,
+            Path::new("/tools/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
+        );
+        assert_eq!(
+            seen.arguments,
+            [
+                "--library-path",
+                "/tools/usr/lib/x86_64-linux-gnu",
+                "/tools/usr/bin/tool"
+            ]
+        );
+        assert!(tree.program("usr/bin/other").is_err());
+    }
+}
