@@ -53,7 +53,11 @@ fn still_works(host: &Host<NullDevice>) -> Result<()> {
 }
 
 fn memfd(len: u64) -> Result<OwnedFd> {
-    let file = memfd_create("hostile", MemfdFlags::CLOEXEC)?;
+    memfd_called("hostile", len)
+}
+
+fn memfd_called(name: &str, len: u64) -> Result<OwnedFd> {
+    let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
     ftruncate(&file, len)?;
     Ok(file)
 }
@@ -144,27 +148,27 @@ fn half_a_message_ends_the_connection() -> Result<()> {
 
 #[test]
 fn files_where_none_belong_and_too_many_files_do_no_harm() -> Result<()> {
+    const NAME: &str = "where none belongs";
     let host = Host::new(NullDevice::default());
-    let file = memfd(0)?;
+    let file = memfd_called(NAME, 0)?;
     let files = [file.as_fd(); 32];
-    let before = open_files()?;
     for request in [Request::GET_FEATURES, Request::SET_OWNER, Request::SUSPEND] {
         let mut machine = host.machine()?;
         machine.frontend().send_raw(&bytes(request, &[]), &files)?;
         let _how = machine.leave()?;
     }
     still_works(&host)?;
-    assert_eq!(open_files()?, before, "files stayed open");
+    assert_eq!(open_files(NAME)?, 1, "files stayed open");
     Ok(())
 }
 
-/// The process of this test serves all of them, so none may leave anything open: but other tests run beside this one.
-fn open_files() -> Result<usize> {
+/// The process of this test serves all of them, so none may leave anything open: but other tests run beside this one, so only
+/// files of one name count.
+fn open_files(name: &str) -> Result<usize> {
     let mut count = 0;
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let target = std::fs::read_link(entry?.path());
-        count +=
-            usize::from(target.is_ok_and(|target| target.to_string_lossy().contains("hostile")));
+        count += usize::from(target.is_ok_and(|target| target.to_string_lossy().contains(name)));
     }
     Ok(count)
 }
