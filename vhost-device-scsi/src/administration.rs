@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::device::DeviceError;
+use common::device::{DeviceError, Guest};
 
 use crate::config::UnitConfig;
 use crate::ctl::{Administer, Shown, ShownUnit};
@@ -37,7 +37,9 @@ impl Administration {
 impl Administer for Administration {
     fn add(&self, unit: UnitConfig) -> Result<(), DeviceError> {
         let _one_at_a_time = self.change();
-        let started = self.device.guest.get().is_some();
+        // Otherwise it is made ours when the device resumes, here or at a destination.
+        let working = self.device.guest.get().and_then(Guest::background);
+        let started = working.is_some();
         Ok(self.device.target.add(&unit, started)?)
     }
 
@@ -52,9 +54,10 @@ impl Administer for Administration {
         let unit = target.take_away(lun)?;
         let target = Arc::clone(target);
         let sweep = Sweep::new(Scope::Unit(lun), Effect::Await, move |_found| {
-            if let Err(error) = unit.release() {
+            if let Err(error) = unit.backing().sync() {
                 log::error!("logical unit {lun}: {}", common::report::chain(&error));
             }
+            unit.release();
             target.inventory_changed(Event {
                 kind: EventKind::Removed,
                 lun,

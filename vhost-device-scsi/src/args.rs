@@ -143,6 +143,7 @@ impl TryFrom<&ScsiArgs> for Config {
             engine: args.engine,
             threads: args.threads,
             busy_poll: Duration::from_micros(u64::from(args.busy_poll_us)),
+            sync_limit: args.daemon.options().suspend_limit,
             initiator: args.initiator.clone().unwrap_or(defaults.initiator),
             require_state: args.require_state,
             control_socket: args.control_socket.clone(),

@@ -100,6 +100,8 @@ pub struct Config {
     pub threads: u16,
     /// How long a worker looks for more before it sleeps; zero for not at all.
     pub busy_poll: Duration,
+    /// How long suspension waits for what was written to become durable.
+    pub sync_limit: Duration,
     /// Name of the initiator (the VM), for reservations; the same on a migration's both ends.
     pub initiator: String,
     /// Refuses to be migrated by a front-end that does not carry the state (`LOG_ALL` is not offered).
@@ -119,6 +121,7 @@ impl Config {
             engine: Engine::Auto,
             threads: 4,
             busy_poll: Duration::ZERO,
+            sync_limit: Duration::from_secs(5),
             initiator: "iqn.2026-01.org.vhost-device:guest".to_owned(),
             require_state: false,
             control_socket: None,

@@ -62,6 +62,7 @@ fn options_reach_the_configuration() {
         engine: Engine::IoUring,
         threads: 7,
         busy_poll: Duration::from_micros(50),
+        sync_limit: Duration::from_secs(5),
         initiator: "iqn.2026-01.org.example:vm7".into(),
         require_state: true,
         control_socket: Some("/run/scsi.ctl".into()),

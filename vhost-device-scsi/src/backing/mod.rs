@@ -148,6 +148,11 @@ impl Backing {
         }
     }
 
+    /// Whether something was written since the last [`sync`](Self::sync) that was begun.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed)
+    }
+
     /// What was written is on stable storage when this returns (`fdatasync`). Costs nothing if nothing was.
     pub fn sync(&self) -> Result<(), BackingError> {
         if self.readonly || !self.dirty.swap(false, Ordering::Relaxed) {

@@ -3,6 +3,7 @@
 //! Knows units and events; knows no ring but the event queue. The inventory is an immutable table behind a generation: workers
 //! keep a copy, and look for a new one only when the generation has changed.
 
+mod sync;
 pub mod unit;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::scsi::unit::Unit;
 use crate::virtio::events::{Event, EventKind, Events, Pending};
 use crate::virtio::sweep::Scope;
 use crate::virtio::wire::{COMMAND_BYTES_DEFAULT, SENSE_BYTES_DEFAULT, Sizes};
+use sync::Sync;
 use unit::LogicalUnit;
 
 /// Units by number.
@@ -62,6 +64,15 @@ pub enum TargetError {
         #[source]
         source: StoreError,
     },
+    /// The storage takes too long.
+    #[error("host: after {limit_ms} ms the storage has not made durable what was written")]
+    Slow {
+        /// How long that was waited for, in milliseconds.
+        limit_ms: u128,
+    },
+    /// Nobody to wait for the storage.
+    #[error("host: no thread to wait for the storage")]
+    Thread(#[source] std::io::Error),
     /// The initiator's name.
     #[error("operator: --initiator")]
     Initiator(#[source] InvalidInitiator),
@@ -93,6 +104,7 @@ pub struct Target {
     acquainted: AtomicBool,
     /// Another back-end may have written to the files since we last had them.
     moved: AtomicBool,
+    sync: Sync,
 }
 
 impl Target {
@@ -117,6 +129,7 @@ impl Target {
             sense_bytes: AtomicU32::new(SENSE_BYTES_DEFAULT),
             acquainted: AtomicBool::new(false),
             moved: AtomicBool::new(false),
+            sync: Sync::default(),
         })
     }
 
@@ -213,15 +226,12 @@ impl Target {
         self.events.resume(guest);
     }
 
-    /// The device is silent: what was written is durable, and the files are free for the next owner.
+    /// The device is silent: what was written is durable, and the files are free for the next owner. On an error nothing was
+    /// given away.
     pub fn suspend(&self) -> Result<(), TargetError> {
-        for (lun, unit) in &*self.table() {
-            unit.release().map_err(|source| TargetError::Backing {
-                lun: *lun,
-                path: unit.config().path.clone(),
-                source,
-            })?;
-        }
+        let table = self.table();
+        self.sync.all(&table, self.config.sync_limit)?;
+        table.values().for_each(|unit| unit.release());
         Ok(())
     }
 
@@ -250,7 +260,7 @@ impl Target {
         }
     }
 
-    /// Adds a unit; the guest hears of it. If the device was `started` once, the file is made ours at once: no other back-end is
+    /// Adds a unit; the guest hears of it. If the device is `started`, the file is made ours at once: no other back-end is
     /// about to hand it over.
     pub fn add(&self, config: &UnitConfig, started: bool) -> Result<(), TargetError> {
         let unit = open(config, self.config.target, &self.initiator)?;

@@ -193,14 +193,12 @@ impl LogicalUnit {
         taken
     }
 
-    /// Makes what was written durable, and the file free for the next owner.
-    pub fn release(&self) -> Result<(), BackingError> {
-        self.backing.sync()?;
+    /// Makes the file, to which nothing is written any more, free for the next owner.
+    pub fn release(&self) {
         if self.config.lock {
             self.backing.unlock();
             self.owned.store(false, Ordering::Release);
         }
-        Ok(())
     }
 
     /// Whether the file is ours; if not, tries once more to make it so.
