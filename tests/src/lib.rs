@@ -10,6 +10,8 @@ pub mod in_process;
 pub mod null_device;
 pub mod probe_device;
 pub mod qemu;
+pub mod scsi_client;
 pub mod scsi_suite;
+pub mod stoppable_storage;
 pub mod tools;
 pub mod workload;

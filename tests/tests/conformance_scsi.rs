@@ -6,18 +6,14 @@ use anyhow::{Result, ensure};
 use tempfile::TempDir;
 use tests::conformance::{self, Load, Subject};
 use tests::in_process::{Host, Machine};
+use tests::scsi_client::{
+    BLOCK, REQUEST_RING, RESPONSE, block, is_good, read, ready, request, write,
+};
 use vhost_device_scsi::config::{Config, UnitConfig};
 use vhost_device_scsi::device::ScsiDevice;
 
-/// The first request ring: 0 is for task management, 1 for events.
-const RING: usize = 2;
-const BLOCK: usize = 512;
 /// Blocks of the image; exercises write the first ones, loads the last ones.
 const BLOCKS: u32 = 2048;
-
-/// Bytes of a response without data, with the `sense_size` that devices start with (virtio 1.3, 5.6.6.1).
-const RESPONSE: usize = 108;
-const STATUS_AT: usize = 10;
 
 struct Scsi(TempDir);
 
@@ -37,59 +33,18 @@ impl Scsi {
     }
 }
 
-/// The bytes of a request to unit 0.
-fn request(cdb: &[u8], data: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![1, 0, 0x40, 0, 0, 0, 0, 0];
-    bytes.resize(19, 0);
-    bytes.extend(cdb);
-    bytes.resize(51, 0);
-    bytes.extend(data);
-    bytes
-}
-
-fn transfer(code: u8, block: u32) -> Vec<u8> {
-    let mut cdb = vec![code, 0];
-    cdb.extend(block.to_be_bytes());
-    cdb.extend([0, 0, 1, 0]);
-    cdb
-}
-
-fn read(block: u32) -> Vec<u8> {
-    request(&transfer(0x28, block), &[])
-}
-
-fn write(block: u32, data: &[u8; BLOCK]) -> Vec<u8> {
-    request(&transfer(0x2a, block), data)
-}
-
-/// GOOD, and nothing wrong on the way.
-fn is_good(answer: &[u8]) -> bool {
-    answer.len() >= RESPONSE && answer.get(STATUS_AT..RESPONSE_PREFIX) == Some(&[0, 0])
-}
-
-const RESPONSE_PREFIX: usize = 12;
-
 /// A command that must end with GOOD, and its data.
 fn command(guest: &mut Machine, request: &[u8], data_len: usize) -> Result<Vec<u8>> {
-    let answer = guest.call(RING, request, RESPONSE + data_len)?;
+    let answer = guest.call(REQUEST_RING, request, RESPONSE + data_len)?;
     ensure!(is_good(&answer), "not GOOD: {answer:x?}");
     Ok(answer.get(RESPONSE..).unwrap_or_default().to_vec())
-}
-
-/// A block that nobody else has written.
-fn block(number: u64) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    for (place, byte) in block.iter_mut().zip(number.to_le_bytes().iter().cycle()) {
-        *place = byte.wrapping_add(1);
-    }
-    block
 }
 
 /// MODE SENSE(6) of the caching and the control page without block descriptors: WCE and `D_SENSE`, as a number.
 fn modes(guest: &mut Machine) -> Result<u64> {
     let mut number = 0;
     for (bit, page) in [(0, 0x08), (1, 0x0a)] {
-        let sense = request(&[0x1a, 0x08, page, 0, 0xff, 0], &[]);
+        let sense = request(0, &[0x1a, 0x08, page, 0, 0xff, 0], &[]);
         let data = command(guest, &sense, 0xff)?;
         let flags = data.get(4 + 2).copied().unwrap_or(0);
         number |= u64::from(flags >> 2 & 1) << bit;
@@ -100,7 +55,11 @@ fn modes(guest: &mut Machine) -> Result<u64> {
 /// MODE SELECT(6) of the same two bits.
 fn set_modes(guest: &mut Machine, number: u64) -> Result<()> {
     for (bit, page, len) in [(0, 0x08, 20), (1, 0x0a, 12)] {
-        let current = command(guest, &request(&[0x1a, 0x08, page, 0, 0xff, 0], &[]), 0xff)?;
+        let current = command(
+            guest,
+            &request(0, &[0x1a, 0x08, page, 0, 0xff, 0], &[]),
+            0xff,
+        )?;
         let mut list = vec![0; 4];
         list.extend(current.iter().skip(4).take(len));
         let flag = u8::from(number >> bit & 1 != 0) << 2;
@@ -108,7 +67,7 @@ fn set_modes(guest: &mut Machine, number: u64) -> Result<()> {
             *flags = *flags & !4 | flag;
         }
         let size = u8::try_from(list.len())?;
-        command(guest, &request(&[0x15, 0x10, 0, 0, size, 0], &list), 0)?;
+        command(guest, &request(0, &[0x15, 0x10, 0, 0, size, 0], &list), 0)?;
     }
     Ok(())
 }
@@ -122,9 +81,9 @@ impl Subject for Scsi {
 
     /// Hears the unit attentions of a unit that was switched on.
     fn prepare(&self, guest: &mut Machine) -> Result<()> {
-        let ready = request(&[0; 6], &[]);
+        let ready = ready(0);
         for _ in 0..8 {
-            if is_good(&guest.call(RING, &ready, RESPONSE)?) {
+            if is_good(&guest.call(REQUEST_RING, &ready, RESPONSE)?) {
                 return Ok(());
             }
         }
@@ -139,9 +98,9 @@ impl Subject for Scsi {
             ensure!(found == number % 4, "the mode pages say {found}");
         }
         let at = u32::try_from(number)? % (BLOCKS / 2);
-        command(guest, &write(at, &block(number)), 0)?;
+        command(guest, &write(0, at, &block(number)), 0)?;
         for earlier in 0..=at {
-            let data = command(guest, &read(earlier), BLOCK)?;
+            let data = command(guest, &read(0, earlier), BLOCK)?;
             ensure!(
                 data == block(earlier.into()),
                 "block {earlier} is not there"
@@ -151,19 +110,19 @@ impl Subject for Scsi {
     }
 
     fn loads(&self) -> Vec<Load> {
-        let reads = (0..64).map(read).collect();
+        let reads = (0..64).map(|block| read(0, block)).collect();
         let writes = (0..64)
-            .map(|number| write(BLOCKS / 2 + number, &block(number.into())))
+            .map(|number| write(0, BLOCKS / 2 + number, &block(number.into())))
             .collect();
         vec![
             Load {
-                ring: RING,
+                ring: REQUEST_RING,
                 requests: reads,
                 reply_len: RESPONSE + BLOCK,
                 is_answer: |answer| is_good(answer) && answer.len() == RESPONSE + BLOCK,
             },
             Load {
-                ring: RING + 1,
+                ring: REQUEST_RING + 1,
                 requests: writes,
                 reply_len: RESPONSE,
                 is_answer: is_good,

@@ -1,0 +1,68 @@
+//! Storage that hangs when a test wants it to: a folder that a file system daemon serves through the kernel's FUSE client, and a
+//! daemon that is stopped by a signal.
+//!
+//! Knows no device that uses it. Needs root and `/dev/fuse`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rustix::process::{Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::bridge::Bridge;
+use crate::daemon_runner::Daemon;
+
+/// See the [module](self). Whatever hangs when it is dropped gets an error.
+#[derive(Debug)]
+pub struct StoppableStorage {
+    // Dropped first: the mount goes away with it, and all that hangs ends.
+    _bridge: Bridge,
+    daemon: Daemon,
+    share: TempDir,
+    mountpoint: TempDir,
+}
+
+impl StoppableStorage {
+    /// An empty folder. Nothing of it is kept in the page cache.
+    pub fn new() -> Result<Self> {
+        let (share, mountpoint) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let shared = share.path().display().to_string();
+        let daemon = Daemon::start(
+            "vhost-device-fs",
+            ["--shared-dir", &shared, "--cache", "never"],
+        )?;
+        let bridge = Bridge::mount(daemon.connect()?, mountpoint.path())?;
+        Ok(Self {
+            _bridge: bridge,
+            daemon,
+            share,
+            mountpoint,
+        })
+    }
+
+    /// A file of zeros in it, as those see it whose I/O can be made to hang.
+    pub fn file(&self, name: &str, size: u64) -> Result<PathBuf> {
+        std::fs::File::create(self.beneath(name))?.set_len(size)?;
+        Ok(self.mountpoint.path().join(name))
+    }
+
+    /// The same file, beneath all that can hang.
+    pub fn beneath(&self, name: &str) -> PathBuf {
+        self.share.path().join(name)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.mountpoint.path()
+    }
+
+    /// From now on nothing ends.
+    pub fn hang(&self) -> Result<()> {
+        Ok(kill_process(self.daemon.id(), Signal::STOP)?)
+    }
+
+    /// Goes on where it hung.
+    pub fn release(&self) -> Result<()> {
+        Ok(kill_process(self.daemon.id(), Signal::CONT)?)
+    }
+}
