@@ -30,6 +30,7 @@ use crate::device::{Device, StateSupport};
 use crate::protocol::{End, Host, Options, SessionError};
 use crate::report;
 
+pub mod descriptors;
 mod error;
 mod inherited;
 mod logging;

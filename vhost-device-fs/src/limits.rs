@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use common::daemon::descriptors;
 
 /// What is asked for when the operator does not say, as virtiofsd does.
 const DESCRIPTORS_WANTED: u64 = 1_000_000;
@@ -33,37 +33,11 @@ pub enum LimitError {
 pub fn raise_descriptor_limit(wanted: Option<u64>) -> Result<u32, LimitError> {
     match wanted {
         Some(0) => {}
-        Some(wanted) => set(wanted).map_err(|source| LimitError::Refused { wanted, source })?,
-        None => raise_as_far_as_possible(),
+        Some(wanted) => descriptors::set_limit(wanted)
+            .map_err(|source| LimitError::Refused { wanted, source })?,
+        None => descriptors::raise_limit(DESCRIPTORS_WANTED),
     }
-    for_guest(getrlimit(Resource::Nofile).current)
-}
-
-fn raise_as_far_as_possible() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let allowed_by_kernel = std::fs::read_to_string("/proc/sys/fs/nr_open")
-        .ok()
-        .and_then(|number| number.trim().parse().ok());
-    let wanted = allowed_by_kernel.map_or(DESCRIPTORS_WANTED, |allowed: u64| {
-        allowed.min(DESCRIPTORS_WANTED)
-    });
-    if current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    // Beyond the maximum only the privileged get; up to it, everybody.
-    let refused = set(wanted).is_err() && set(maximum.unwrap_or(wanted).min(wanted)).is_err();
-    if refused {
-        log::warn!("host: limit of open files stays at {current:?}");
-    }
-}
-
-fn set(wanted: u64) -> io::Result<()> {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let limit = Rlimit {
-        current: Some(wanted),
-        maximum: maximum.map(|maximum| maximum.max(wanted)),
-    };
-    Ok(setrlimit(Resource::Nofile, limit)?)
+    for_guest(descriptors::limit())
 }
 
 fn for_guest(limit: Option<u64>) -> Result<u32, LimitError> {
@@ -91,9 +65,9 @@ mod tests {
 
     #[test]
     fn what_the_operator_asks_for_is_done_or_refused() {
-        let before = getrlimit(Resource::Nofile).current;
+        let before = descriptors::limit();
         assert_eq!(raise_descriptor_limit(Some(0)).ok(), for_guest(before).ok());
-        assert_eq!(getrlimit(Resource::Nofile).current, before);
+        assert_eq!(descriptors::limit(), before);
         let refused = raise_descriptor_limit(Some(1 << 40));
         assert!(matches!(refused, Err(LimitError::Refused { wanted, .. }) if wanted == 1 << 40));
     }

@@ -167,15 +167,20 @@ fn units(args: &ScsiArgs) -> Result<Vec<UnitConfig>, ArgsError> {
     // Stable: what has no number stays in its order.
     described.sort_by_key(|(options, _)| options.lun.is_none());
     let mut units = BTreeMap::new();
+    // None below is free: numbers that were given came first.
+    let mut free_from = 0;
     for (options, description) in described {
         let in_description = |source| ArgsError::Unit {
             description: description.clone(),
             source,
         };
         let unit = options
-            .config(lowest_free(|lun| units.contains_key(&lun)))
+            .config(lowest_free(free_from, |lun| units.contains_key(&lun)))
             .map_err(in_description)?;
         let lun = unit.lun;
+        if options.lun.is_none() {
+            free_from = lun;
+        }
         if units.insert(lun, unit).is_some() {
             return Err(ArgsError::LunTwice(lun));
         }
@@ -186,9 +191,10 @@ fn units(args: &ScsiArgs) -> Result<Vec<UnitConfig>, ArgsError> {
             readonly: Some(args.read_only),
             ..UnitOptions::default()
         };
-        let unit = options.config(lowest_free(|lun| units.contains_key(&lun)));
+        let unit = options.config(lowest_free(free_from, |lun| units.contains_key(&lun)));
         let path = path.clone();
         let unit = unit.map_err(|source| ArgsError::Image { path, source })?;
+        free_from = unit.lun;
         units.insert(unit.lun, unit);
     }
     let units: Vec<UnitConfig> = units.into_values().collect();
@@ -196,9 +202,9 @@ fn units(args: &ScsiArgs) -> Result<Vec<UnitConfig>, ArgsError> {
     Ok(units)
 }
 
-/// The lowest number that is not taken.
-pub fn lowest_free(is_taken: impl Fn(u16) -> bool) -> Option<u16> {
-    (0..=LUN_MAX).find(|lun| !is_taken(*lun))
+/// The lowest number, `from` or greater, that is not taken.
+pub fn lowest_free(from: u16, is_taken: impl Fn(u16) -> bool) -> Option<u16> {
+    (from..=LUN_MAX).find(|lun| !is_taken(*lun))
 }
 
 fn refuse_twins(units: &[UnitConfig]) -> Result<(), ArgsError> {

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use common::daemon::{Capabilities, DaemonError};
+use common::daemon::{Capabilities, DaemonError, descriptors};
 use vhost_device_scsi::args::ScsiArgs;
-use vhost_device_scsi::config::Config;
+use vhost_device_scsi::config::{Config, LUN_MAX};
 use vhost_device_scsi::ctl;
 use vhost_device_scsi::device::ScsiDevice;
 
@@ -15,6 +15,9 @@ const CAPABILITIES: Capabilities = Capabilities {
     kind: "scsi",
     features: &[],
 };
+
+/// An image and a store of reservations for each of the most units there can be, and the daemon's own.
+const DESCRIPTORS_WANTED: u64 = 2 * (LUN_MAX as u64 + 1) + 4096;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -47,6 +50,7 @@ fn control(args: &ctl::CtlArgs) -> ExitCode {
 
 fn run(args: &ScsiArgs) -> Result<(), DaemonError> {
     let config = Config::try_from(args).map_err(DaemonError::usage)?;
+    descriptors::raise_limit(DESCRIPTORS_WANTED);
     let control_socket = config.control_socket.clone();
     let device = ScsiDevice::new(config).map_err(DaemonError::device)?;
     let _control = control_socket

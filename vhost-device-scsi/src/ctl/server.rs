@@ -289,7 +289,7 @@ fn failed(lun: u16, done: &'static str, source: common::device::DeviceError) -> 
 
 fn add(options: &UnitOptions, device: &dyn Administer) -> Result<Answer, Refusal> {
     let units = device.show().units;
-    let free = lowest_free(|lun| units.iter().any(|unit| unit.lun == lun));
+    let free = lowest_free(0, |lun| units.iter().any(|unit| unit.lun == lun));
     let unit = options.config(free).map_err(Refusal::Unit)?;
     for path in [Some(&unit.path), unit.reservations.as_ref()] {
         if let Some(path) = path.filter(|path| !path.is_absolute()) {
