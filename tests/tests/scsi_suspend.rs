@@ -17,6 +17,8 @@ use tests::scsi_client::{
     RESPONSE, TRANSPORT_RESET, UNIT_RESET, block, compare_and_write, flush, is_good, read, ready,
     response, sense, task, write,
 };
+use tests::scsi_suite::initiator::{Data, Sense};
+use tests::scsi_suite::port::{Backend, Port};
 use tests::stoppable_storage::StoppableStorage;
 use vhost_device_scsi::config::{Config, Engine, UnitConfig};
 use vhost_device_scsi::device::ScsiDevice;
@@ -619,5 +621,64 @@ fn events_that_nobody_fetches_are_missed_and_the_guest_hears_that() -> Result<()
     ensure!(kind & EVENTS_MISSED != 0, "{kind:x}");
     machine.leave()??;
     drop(host);
+    Ok(())
+}
+
+/// Firmware starts the first request ring and no other: task management and events are not there, and nothing waits for them.
+#[test]
+fn firmware_that_starts_one_ring_is_served_and_moved() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = image(folder.path(), "image")?;
+    let next = || -> Result<_> { Ok(Host::new(device(Engine::Auto, &[&path])?)) };
+    let mut host = next()?;
+    let mut machine = host.machine()?;
+    for number in 0..3 {
+        machine.start_ring(REQUEST_RING)?;
+        make_ready(&mut machine, 0)?;
+        let answer = machine.call(REQUEST_RING, &write(0, 3, &block(number)), RESPONSE)?;
+        ensure!(is_good(&answer), "{answer:x?}");
+        host.device()
+            .administration()
+            .resize(0, Some(100 + number))
+            .map_err(anyhow::Error::from_boxed)?;
+        machine.stop_ring(REQUEST_RING)?;
+        let state = machine.save()?;
+        let destination = next()?;
+        machine = machine.move_to(&destination, false)?;
+        machine.frontend().load(&mut state.as_slice())?;
+        machine.make_ready()?;
+        host = destination;
+    }
+    machine.start_ring(REQUEST_RING)?;
+    make_ready(&mut machine, 0)?;
+    let answer = machine.call(REQUEST_RING, &read(0, 3), RESPONSE + BLOCK)?;
+    ensure!(answer.ends_with(&block(2)), "{answer:x?}");
+    machine.leave()??;
+    drop(host);
+    Ok(())
+}
+
+/// As many units as there are numbers, and one state for all of them.
+#[test]
+fn the_greatest_number_of_units_moves() -> Result<()> {
+    const LAST: u16 = 16_383;
+    let folder = tempfile::tempdir()?;
+    let path = image(folder.path(), "image")?;
+    let unit = format!("path={},lock=off", path.display());
+    let units = (0..=LAST).flat_map(|_| ["--lun".to_owned(), unit.clone()]);
+    let mut port = Port::new(Backend::new()?.with(units))?;
+    port.initiator.clear_attentions(LAST)?;
+    port.migrate()?;
+    let seen = port.initiator.clear_attentions(LAST)?;
+    ensure!(seen.is_empty(), "unit {LAST} was ready: {seen:?}");
+    let seen = port.initiator.clear_attentions(LAST - 1)?;
+    ensure!(seen == [Sense(6, 0x29, 0)], "{seen:?}");
+    // REPORT LUNS, all of them.
+    let length = 8 + 8 * (usize::from(LAST) + 1);
+    let mut cdb = vec![0xa0, 0, 0, 0, 0, 0];
+    cdb.extend(u32::try_from(length)?.to_be_bytes());
+    cdb.extend([0, 0]);
+    let outcome = port.initiator.command(0, &cdb, Data::In(length))?;
+    ensure!(outcome.residual == 0 && outcome.data.ends_with(&[0x7f, 0xff, 0, 0, 0, 0, 0, 0]));
     Ok(())
 }
