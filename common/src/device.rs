@@ -51,6 +51,10 @@ pub struct DeviceInfo {
     /// Whether what is written to guest memory can be logged, if the device can be saved. Without that QEMU refuses to migrate the
     /// guest while it runs.
     pub dirty_log: bool,
+    /// Whether requests that a crash has interrupted can be popped once more by the next process
+    /// ([`Request::is_resubmitted`](crate::request::Request::is_resubmitted)). Then the front-end may keep a record of those in
+    /// flight (protocol feature `INFLIGHT_SHMFD`). Not for a device whose requests rest on what a crash destroys.
+    pub resubmits: bool,
 }
 
 /// Whether this device, as configured, can be saved.

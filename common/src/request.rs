@@ -12,7 +12,7 @@ mod test_kit;
 
 use std::sync::Arc;
 
-use virtio_queue::DescriptorChain;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
 
 pub use cursor::{CursorError, Reader, Writer};
@@ -70,12 +70,21 @@ pub(crate) struct Segments {
     writable: Vec<Segment>,
 }
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// Index of the chain's head in the descriptor table.
+    pub(crate) head: u16,
+    /// The ring's available index before it was popped; of what was resubmitted, the number of those popped before.
+    pub(crate) position: u16,
+    /// Another process popped it before.
+    pub(crate) resubmitted: bool,
+}
+
 /// One request of the guest, to be given back with [`Ring::complete`](crate::ring::Ring::complete).
 #[derive(Debug)]
 pub struct Request {
-    head: u16,
-    /// The ring's available index before this request was popped.
-    position: u16,
+    origin: Origin,
     pub(crate) segments: Segments,
     memory: Arc<GuestMemory>,
 }
@@ -83,18 +92,16 @@ pub struct Request {
 impl Request {
     /// Checks the chain; on an error the segments are returned for the next one.
     pub(crate) fn parse(
-        mut chain: DescriptorChain<&GuestMemory>,
-        position: u16,
+        origin: Origin,
+        chain: impl Iterator<Item = Descriptor>,
         mut segments: Segments,
         memory: &Arc<GuestMemory>,
     ) -> Result<Self, (ChainError, Segments)> {
         segments.readable.clear();
         segments.writable.clear();
-        let head = chain.head_index();
-        match segments.collect(head, &mut chain, memory) {
+        match segments.collect(origin.head, chain, memory) {
             Ok(()) => Ok(Self {
-                head,
-                position,
+                origin,
                 segments,
                 memory: Arc::clone(memory),
             }),
@@ -104,11 +111,17 @@ impl Request {
 
     /// Index of the chain's head in the descriptor table.
     pub fn head(&self) -> u16 {
-        self.head
+        self.origin.head
+    }
+
+    /// Whether a process before this one popped it and did not live to give it back. It may have been carried out, or half of
+    /// it, or nothing: whoever cannot do it once more without harm has to say so to the guest.
+    pub fn is_resubmitted(&self) -> bool {
+        self.origin.resubmitted
     }
 
     pub(crate) fn position(&self) -> u16 {
-        self.position
+        self.origin.position
     }
 
     /// The memory that the request was popped from.
@@ -136,7 +149,7 @@ impl Segments {
     fn collect(
         &mut self,
         head: u16,
-        chain: &mut DescriptorChain<&GuestMemory>,
+        chain: impl Iterator<Item = Descriptor>,
         memory: &GuestMemory,
     ) -> Result<(), ChainError> {
         let mut descriptors = 0;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::gate::{Gate, Lane, Token};
 use crate::memory::{GuestMemory, GuestMemoryHandle};
-use crate::protocol::vring::{Popped, Vring};
+use crate::protocol::vring::{Popped, Vring, Which};
 use crate::request::{Request, Segments};
 
 /// Requests completed before the guest is told, at most. Bounds how long the first waits for the last.
@@ -66,18 +66,26 @@ impl<'a> Ring<'a> {
         self.vring.base()
     }
 
-    /// Whether new requests may be begun: the device is not being suspended, nor the ring stopped.
+    /// Whether requests may be begun: the device is not being suspended, nor the ring stopped; or there are still some that were
+    /// begun before a crash, which [`pop`](Self::pop) gives even then.
     pub fn is_open(&self) -> bool {
+        self.is_admitted() || self.vring.owes()
+    }
+
+    fn is_admitted(&self) -> bool {
         self.gate.is_open(Lane::Ring(self.index()))
     }
 
-    /// The next request, or `None` if there is none, or if the device is being suspended.
+    /// The next request, or `None` if there is none, or if the device is being suspended. First come those that a process before
+    /// this one did not live to give back ([`Request::is_resubmitted`]), in their order.
     ///
     /// Malformed chains are logged and given back to the guest with nothing written; a ring whose indices make no
     /// sense is logged once and yields nothing until it is set up again.
     pub fn pop(&mut self) -> Option<Request> {
-        if self.is_open() {
-            self.pop_closing()
+        if self.is_admitted() {
+            self.pop_any(Which::Any)
+        } else if self.vring.owes() {
+            self.pop_any(Which::Owed)
         } else {
             self.last = Last::Nothing;
             None
@@ -87,10 +95,15 @@ impl<'a> Ring<'a> {
     /// Like [`pop`](Self::pop), and also while the ring is being drained: for a request that ends others, whose end the drain
     /// waits for. Bounded by the size of the ring only if the caller bounds it.
     pub fn pop_closing(&mut self) -> Option<Request> {
+        self.pop_any(Which::Any)
+    }
+
+    fn pop_any(&mut self, which: Which) -> Option<Request> {
         self.last = Last::Nothing;
         loop {
             let memory: Arc<GuestMemory> = self.memory.snapshot();
-            match self.vring.pop(&memory, std::mem::take(&mut self.spare)) {
+            let spare = std::mem::take(&mut self.spare);
+            match self.vring.pop(&memory, spare, which) {
                 Popped::Request(request) => {
                     self.last = Last::Request;
                     return Some(request);
@@ -116,9 +129,11 @@ impl<'a> Ring<'a> {
     }
 
     /// Takes back a request that the device popped but does not want to start: it will be popped again, here or
-    /// after a migration. Only the request popped last can be put back, then the one before it, and so on.
+    /// after a migration. Only the request popped last can be put back, then the one before it, and so on; and none that was
+    /// resubmitted once the device is being suspended or the ring stopped, for those have no place to go back to.
     pub fn put_back(&mut self, request: Request) -> Result<(), Request> {
-        if self.vring.put_back(&request) {
+        let has_place = !request.is_resubmitted() || self.is_admitted();
+        if has_place && self.vring.put_back(&request, self.token) {
             self.last = Last::Nothing;
             self.spare = request.segments;
             Ok(())
@@ -162,7 +177,7 @@ impl<'a> Ring<'a> {
     /// added something after [`pop`](Self::pop) saw it empty and did not kick, or because the device `panicked` over
     /// one request and others follow.
     pub(crate) fn enable_notification(&self, panicked: bool) -> bool {
-        let more = self.vring.enable_notification(&self.memory.snapshot());
+        let more = self.vring.enable_notification(&self.memory.snapshot()) || self.vring.owes();
         match self.last {
             Last::Empty => more,
             Last::Request => more && panicked,

@@ -79,6 +79,7 @@ impl Device for TestDevice {
             features: 0,
             config_space: false,
             dirty_log: true,
+            resubmits: false,
         }
     }
 

@@ -30,6 +30,7 @@ pub const WANTED: u64 = protocol_feature::MQ
     | protocol_feature::LOG_SHMFD
     | protocol_feature::REPLY_ACK
     | protocol_feature::CONFIG
+    | protocol_feature::INFLIGHT_SHMFD
     | protocol_feature::RESET_DEVICE
     | protocol_feature::CONFIGURE_MEM_SLOTS
     | protocol_feature::DEVICE_STATE
@@ -321,6 +322,36 @@ impl Machine {
             machine.connection.frontend.negotiate(WANTED)?;
         }
         Ok(machine)
+    }
+
+    /// The same guest, with another device behind it, as after a crash: nobody has said where rings stopped, so they are continued
+    /// at their used indices. The connection to the first is returned, and should not be used; its kicks and calls lead nowhere, so
+    /// that it looks at nothing any more.
+    pub fn take_over<D: Device>(self, host: &Host<D>) -> Result<(Self, Connection)> {
+        let Self {
+            connection,
+            memory,
+            mut rings,
+            shape,
+            ..
+        } = self;
+        let mut bases = Vec::new();
+        for ring in &mut rings {
+            ring.collect()?;
+            bases.push(u32::from(ring.next_used()));
+            *ring = Ring::at(&memory, ring.position())?;
+        }
+        let wires = rings.iter().map(Wire::of).collect::<Result<_>>()?;
+        let mut machine = Self {
+            connection: host.connect()?,
+            memory,
+            rings,
+            wires,
+            bases,
+            shape,
+        };
+        machine.negotiate()?;
+        Ok((machine, connection))
     }
 
     /// What [`move_to`](Self::move_to) left out.

@@ -88,6 +88,7 @@ impl Device for NullDevice {
             features: 0,
             config_space: false,
             dirty_log: true,
+            resubmits: false,
         }
     }
 

@@ -94,6 +94,8 @@ pub struct Probe {
     pub ticks: AtomicU64,
     /// A request that is to be served later was taken.
     pub taken_later: AtomicBool,
+    /// Requests that another process had popped before.
+    pub resubmitted: AtomicU64,
     accepting: AtomicBool,
     held: Mutex<Vec<DetachedRequest>>,
     /// Requests to be completed by the worker of their ring.
@@ -214,6 +216,7 @@ impl Device for ProbeDevice {
             features: 0,
             config_space: true,
             dirty_log: true,
+            resubmits: true,
         }
     }
 
@@ -253,6 +256,9 @@ impl Device for ProbeDevice {
     fn process(&self, ring: &mut Ring<'_>) {
         self.complete_due(ring.index());
         while let Some(request) = ring.pop() {
+            if request.is_resubmitted() {
+                self.0.resubmitted.fetch_add(1, Ordering::SeqCst);
+            }
             let mut bytes = [0; 8];
             if let Err(error) = request.reader().read_exact(&mut bytes) {
                 log::warn!("ring {}: {error}", ring.index());

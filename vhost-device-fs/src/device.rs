@@ -73,6 +73,7 @@ impl Device for FsDevice {
             features: 0,
             config_space: self.config.tag.is_some(),
             dirty_log: true,
+            resubmits: false,
         }
     }
 

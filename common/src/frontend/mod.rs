@@ -31,6 +31,7 @@
 //! as long for SUSPEND and `GET_VRING_BASE` as its slowest request in flight.
 
 mod error;
+mod inflight;
 mod rings;
 mod transfer;
 
@@ -48,6 +49,7 @@ use crate::protocol::messages::{
 };
 
 pub use error::FrontendError;
+pub use inflight::InflightRegion;
 pub use rings::RingSetup;
 pub use transfer::Channel;
 

@@ -94,7 +94,7 @@ impl<D: Device> Adapter<D> {
                 );
             }
             ring.flush();
-            if !ring.enable_notification(served.is_err()) || !gate.is_open(lane) {
+            if !ring.enable_notification(served.is_err()) || !ring.is_open() {
                 break;
             }
         }
@@ -145,6 +145,9 @@ impl<D: Device> VhostUserBackend for Adapter<D> {
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         if self.info().config_space {
             features |= VhostUserProtocolFeatures::CONFIG;
+        }
+        if self.info().resubmits {
+            features |= VhostUserProtocolFeatures::INFLIGHT_SHMFD;
         }
         if self.savable() {
             features |=

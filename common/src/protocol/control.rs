@@ -3,6 +3,7 @@
 //! Called by the control thread (rings start and stop) and by the relay (SUSPEND, RESUME), never by both at once: the
 //! relay makes sure that every earlier message was handled before it calls. Knows no message; knows no state stream.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::GuestMemoryMmap;
 
+use super::owed::Owed;
 use super::vring::RingObserver;
 use crate::device::{Device, Guest, SuspendError};
 use crate::gate::{Gate, Lane};
@@ -41,6 +43,8 @@ struct State {
     enabled: u64,
     /// The rings were stopped, but the device did not become silent: what it would save is not to be trusted.
     restless: bool,
+    /// What the rings owe that were started.
+    owed: BTreeMap<usize, Arc<Owed>>,
 }
 
 impl State {
@@ -76,6 +80,7 @@ impl<D: Device> Control<D> {
                 started: 0,
                 enabled: 0,
                 restless: false,
+                owed: BTreeMap::new(),
             }),
         }
     }
@@ -104,7 +109,7 @@ impl<D: Device> Control<D> {
     pub(crate) fn suspend(&self) -> Result<(), SuspendError> {
         let mut state = self.lock();
         if state.lifecycle.is_started() {
-            self.close_all();
+            self.close_all(&state);
             if let Err(error) = self.drain_all(self.suspend_limit) {
                 self.start(&state);
                 return Err(error);
@@ -174,12 +179,25 @@ impl<D: Device> Control<D> {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
+    /// The connection is gone, and the next front-end will be told what was in flight on it: that must not be still going on when
+    /// it is begun once more. Waits for it, however long it takes, unless `stopped`.
+    pub(crate) fn finish_unless(&self, stopped: impl Fn() -> bool) {
+        let state = self.lock();
+        state.owed.values().for_each(|owed| owed.let_go());
+        self.close_all(&state);
+        for lane in self.gate().lanes() {
+            self.drain_while(lane, || !stopped());
+        }
+    }
+
     /// The connection is gone: nothing is started any more, and guest memory is given back.
     ///
     /// Returns false if something was still in flight after `limit`.
     pub(crate) fn disconnect(&self, limit: Duration) -> bool {
         let mut state = self.lock();
-        self.close_all();
+        state.owed.values().for_each(|owed| owed.let_go());
+        state.owed.clear();
+        self.close_all(&state);
         let drained = self.drain_all(limit);
         let silent = drained.and_then(|()| self.suspend_device());
         if let Err(error) = &silent {
@@ -232,7 +250,7 @@ impl<D: Device> Control<D> {
         self.gate().open(Lane::Background);
         for ring in 0..self.device.info().rings {
             if state.serves(ring) {
-                self.gate().open(Lane::Ring(ring));
+                self.open_lane(state, ring);
             }
         }
         self.guest.wakers.wake_all();
@@ -242,15 +260,26 @@ impl<D: Device> Control<D> {
     fn open(&self, state: &State, ring: usize) -> bool {
         let serves = state.serves(ring);
         if serves {
-            self.gate().open(Lane::Ring(ring));
+            self.open_lane(state, ring);
             self.guest.wakers.wake_all();
         }
         serves
     }
 
-    fn close_all(&self) {
+    fn open_lane(&self, state: &State, ring: usize) {
+        let lane = Lane::Ring(ring);
+        self.gate().open(lane);
+        if let Some(owed) = state.owed.get(&ring) {
+            owed.hold(|| self.gate().begin(lane));
+        }
+    }
+
+    fn close_all(&self, state: &State) {
         for lane in self.gate().lanes() {
             self.gate().close(lane);
+        }
+        if state.owed.values().any(|owed| owed.is_any()) {
+            self.guest.wakers.wake_all();
         }
     }
 
@@ -271,7 +300,7 @@ impl<D: Device> Control<D> {
     /// Closes everything, waits for it, and tells the device, where no refusal can be reported. False if the front-end
     /// left meanwhile; then `disconnect` does what is left to do.
     fn silence(&self, state: &mut State) -> bool {
-        self.close_all();
+        self.close_all(state);
         if !self.gate().lanes().all(|lane| self.drain_patiently(lane)) {
             return false;
         }
@@ -285,9 +314,13 @@ impl<D: Device> Control<D> {
 
     /// Waits as long as it takes, or until the front-end is gone. Returns whether the lane is idle.
     fn drain_patiently(&self, lane: Lane) -> bool {
+        self.drain_while(lane, || !self.abandoned.load(Ordering::Relaxed))
+    }
+
+    fn drain_while(&self, lane: Lane, wanted: impl Fn() -> bool) -> bool {
         let mut reminded = Instant::now();
         while !self.gate().drain(lane, Some(GLANCE)) {
-            if self.abandoned.load(Ordering::Relaxed) {
+            if !wanted() {
                 return false;
             }
             if reminded.elapsed() >= REMINDER {
@@ -304,16 +337,21 @@ impl<D: Device> Control<D> {
 }
 
 impl<D: Device> RingObserver for Control<D> {
-    fn started(&self, ring: usize) {
+    fn started(&self, ring: usize, owed: &Arc<Owed>) {
         let mut state = self.lock();
+        state.owed.insert(ring, Arc::clone(owed));
         state.started |= bit(ring);
         self.guest.started.set(state.started);
         self.advance(&mut state, Event::RingStarted);
         self.open(&state, ring);
     }
 
-    fn stopping(&self, ring: usize) {
+    /// What is owed is served once more: the worker may have put it off.
+    fn stopping(&self, ring: usize, owed: &Owed) {
         self.gate().close(Lane::Ring(ring));
+        if owed.is_any() {
+            self.guest.wakers.wake(ring);
+        }
     }
 
     fn enabled(&self, ring: usize, enabled: bool) {

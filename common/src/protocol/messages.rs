@@ -18,7 +18,7 @@ mod payload;
 
 use payload::word;
 pub use payload::{
-    Config, DeviceState, DirtyLog, MemoryRegion, RING_FLAG_LOG, RingAddress, RingState,
+    Config, DeviceState, DirtyLog, Inflight, MemoryRegion, RING_FLAG_LOG, RingAddress, RingState,
 };
 
 /// Bytes of a message header: request, flags and size, each a `u32`.
@@ -76,6 +76,8 @@ pub mod protocol_feature {
     pub const CONFIG: u64 = 1 << 9;
     /// File descriptors may accompany requests of the back-end.
     pub const BACKEND_SEND_FD: u64 = 1 << 10;
+    /// The requests in flight are written down in shared memory: `GET_INFLIGHT_FD`, `SET_INFLIGHT_FD`.
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     /// `RESET_DEVICE` is understood.
     pub const RESET_DEVICE: u64 = 1 << 13;
     /// Memory is described region by region, `ADD_MEM_REG` and `REM_MEM_REG`.
@@ -153,6 +155,10 @@ requests! {
     GET_CONFIG = 24;
     /// Payload: [`Config`].
     SET_CONFIG = 25;
+    /// Makes a new region for requests in flight; payload and reply [`Inflight`], one file with the reply.
+    GET_INFLIGHT_FD = 31;
+    /// Hands over the region for requests in flight, new or used; payload [`Inflight`], one file.
+    SET_INFLIGHT_FD = 32;
     /// The socket of the GPU display protocol (vhost-user-gpu.rst).
     GPU_SET_SOCKET = 33;
     /// The device back to its initial state; all rings are disabled.
@@ -315,6 +321,7 @@ mod tests {
             log: 4,
         };
         assert_eq!(address.encode().len(), 40);
+        assert_eq!(Inflight::default().encode().len(), 24, "as QEMU's sizeof");
     }
 
     #[test]
@@ -336,6 +343,19 @@ mod tests {
         };
         assert_eq!(Config::decode(&config.encode()), Some(config.clone()));
         assert_eq!(decode_u64(&encode_u64(u64::MAX - 1)), Some(u64::MAX - 1));
+        let inflight = Inflight {
+            size: 1 << 40,
+            file_offset: 4096,
+            rings: 3,
+            ring_size: 128,
+        };
+        assert_eq!(Inflight::decode(&inflight.encode()), Some(inflight));
+        assert_eq!(
+            Inflight::decode(&inflight.encode()[..20]),
+            Some(inflight),
+            "without the padding"
+        );
+        assert_eq!(Inflight::decode(&inflight.encode()[..19]), None);
 
         for body in [&state.encode()[..7], &[0; 9]] {
             assert_eq!(RingState::decode(body), None);

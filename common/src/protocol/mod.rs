@@ -12,8 +12,10 @@ pub mod codec;
 mod control;
 pub mod dirty_log;
 mod exit_events;
+pub(crate) mod inflight;
 mod membarrier;
 pub mod messages;
+pub(crate) mod owed;
 mod relay;
 mod session;
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The control-plane relay: stands between the front-end and the stock daemon and answers what that cannot.
 //!
-//! Every message is forwarded whole, with its descriptors, in order, in both directions. Three things are added: the bit of
-//! the SUSPEND extension in the protocol features, SUSPEND and RESUME themselves, and the checks of `trust.rs`. The data
-//! path (kicks, rings, guest memory) never passes through here.
+//! Every message is forwarded whole, with its descriptors, in order, in both directions. Four things are added: the bit of
+//! the SUSPEND extension in the protocol features, SUSPEND and RESUME themselves, `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`
+//! (`inflight.rs`), and the checks of `trust.rs`. The data path (kicks, rings, guest memory) never passes through here.
 //!
 //! Knows messages, and [`Explicit`]; knows no device.
+
+mod answers;
 
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
@@ -14,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::codec::{CodecError, Message, receive, send};
+use super::inflight::{InflightError, Regions};
 use super::messages::{Request, decode_u64, encode_u64, protocol_feature};
 use super::trust::{self, TrustError};
 use crate::device::SuspendError;
@@ -48,6 +51,8 @@ pub(crate) enum RelayError {
     NotEmpty { request: Request },
     #[error(transparent)]
     Trust(#[from] TrustError),
+    #[error("front-end: the region for requests in flight cannot be used")]
+    Inflight(#[source] InflightError),
     #[error("host: cannot wait for messages")]
     Wait(#[source] std::io::Error),
 }
@@ -57,6 +62,8 @@ pub(crate) struct Relay<'a> {
     front_end: &'a UnixStream,
     back_end: &'a UnixStream,
     explicit: &'a dyn Explicit,
+    /// Where requests in flight are written down, if the device wants that.
+    regions: Option<Regions>,
     /// Protocol features that the front-end acknowledged, our bit included.
     acked: u64,
     /// `GET_FEATURES` of the front-end that are not answered yet.
@@ -68,11 +75,13 @@ impl<'a> Relay<'a> {
         front_end: &'a UnixStream,
         back_end: &'a UnixStream,
         explicit: &'a dyn Explicit,
+        regions: Option<Regions>,
     ) -> Self {
         Self {
             front_end,
             back_end,
             explicit,
+            regions,
             acked: 0,
             awaited: 0,
         }
@@ -137,10 +146,14 @@ impl<'a> Relay<'a> {
         let Some(mut message) = receive(self.front_end).map_err(RelayError::FrontEnd)? else {
             return Ok(Some(End::FrontEndLeft));
         };
-        match message.request {
-            Request::SUSPEND | Request::RESUME if self.acked & protocol_feature::SUSPEND != 0 => {
-                return self.suspend_or_resume(&message, stop);
+        if self.is_ours(message.request) {
+            if let Some(end) = self.barrier(stop)? {
+                return Ok(Some(end));
             }
+            self.answer(message)?;
+            return Ok(None);
+        }
+        match message.request {
             Request::SET_PROTOCOL_FEATURES => {
                 if let Some(features) = message.value() {
                     self.acked = features;
@@ -175,34 +188,6 @@ impl<'a> Relay<'a> {
             _ => {}
         }
         send(self.front_end, &message).map_err(RelayError::FrontEnd)
-    }
-
-    fn suspend_or_resume(
-        &mut self,
-        message: &Message,
-        stop: BorrowedFd<'_>,
-    ) -> Result<Option<End>, RelayError> {
-        let request = message.request;
-        if !message.body.is_empty() || !message.files.is_empty() {
-            return Err(RelayError::NotEmpty { request });
-        }
-        if let Some(end) = self.barrier(stop)? {
-            return Ok(Some(end));
-        }
-        let result = if request == Request::SUSPEND {
-            self.explicit.suspend()
-        } else {
-            self.explicit.resume();
-            Ok(())
-        };
-        if let Err(error) = &result {
-            log::error!("SUSPEND refused: {}", crate::report::chain(error));
-        }
-        if message.needs_reply() && self.acked & protocol_feature::REPLY_ACK != 0 {
-            let reply = Message::reply(request, u64::from(result.is_err()));
-            send(self.front_end, &reply).map_err(RelayError::FrontEnd)?;
-        }
-        Ok(None)
     }
 
     /// Waits until the stock daemon has handled every message before this point, and forwards the replies: it serves in

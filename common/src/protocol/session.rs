@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
     socket_with,
@@ -20,9 +20,10 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::adapter::Adapter;
 use super::control::Control;
+use super::inflight::Regions;
 use super::relay::{End, Explicit, Relay, RelayError};
 use super::transfer::{TransferOptions, Transfers};
-use super::vring::{Retired, RingObserver, observed};
+use super::vring::{Connection, RingObserver, observed};
 use crate::device::{Device, SuspendError};
 
 /// Time that requests in flight get when the front-end has gone.
@@ -112,10 +113,16 @@ impl<D: Device> Host<D> {
     ) -> Result<End, SessionError> {
         let (mut listener, back_end) = private_link().map_err(SessionError::Link)?;
         let observer: Weak<dyn RingObserver> = Arc::<Control<D>>::downgrade(&self.control);
-        let retired = Retired::default();
-        let mut daemon = observed(observer, &retired, || {
+        let info = self.device.info();
+        let connection = Connection {
+            regions: info
+                .resubmits
+                .then(|| Regions::new(info.rings, info.ring_size_max)),
+            ..Connection::default()
+        };
+        let mut daemon = observed(observer, &connection, || {
             VhostUserDaemon::new(
-                self.device.info().name.to_owned(),
+                info.name.to_owned(),
                 Arc::clone(adapter),
                 self.control.memory().table().clone(),
             )
@@ -126,15 +133,19 @@ impl<D: Device> Host<D> {
             .start(&mut listener)
             .map_err(|error| SessionError::Daemon(error.to_string()))?;
         self.control.connect();
-        let end = Relay::new(front_end, &back_end, &*self.control).run(stop);
+        let regions = connection.regions.clone();
+        let end = Relay::new(front_end, &back_end, &*self.control, regions).run(stop);
 
         // The stock thread may be waiting for a ring or for a transfer; nobody else does any more.
-        retired.set();
+        connection.retired.set();
         self.control.abandon();
         adapter.disconnect();
         let stock = daemon.wait();
         // Its last messages may have begun another one.
         adapter.disconnect();
+        if connection.regions.is_some_and(|regions| regions.are_used()) {
+            self.control.finish_unless(|| is_readable(stop));
+        }
         let drained = self.control.disconnect(FAREWELL);
         self.control.set_wakers(Vec::new());
         bury(daemon, drained)?;
@@ -172,6 +183,11 @@ impl<D: Device> Host<D> {
             .set_wakers(wakers.map_err(SessionError::Waker)?);
         Ok(())
     }
+}
+
+fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Ends the workers. One that is not `idle` would be waited for, perhaps for ever, and the end of this connection with it:

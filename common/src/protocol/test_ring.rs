@@ -1,13 +1,15 @@
 //! A ring in guest memory and the driver's hand on it, for unit tests. Writes what no correct driver would, too.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use vhost_user_backend::VringT as _;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::memory::{GuestMemory, GuestMemoryHandle};
-use crate::protocol::vring::{Popped, Vring};
+use crate::protocol::inflight::Regions;
+use crate::protocol::owed::Owed;
+use crate::protocol::vring::{Connection, Popped, RingObserver, Vring, Which, observed};
 use crate::request::{ChainError, Request, Segments};
 
 pub(crate) const NEXT: u16 = 1;
@@ -33,6 +35,17 @@ pub(crate) struct TestRing {
     offered: Cell<u16>,
 }
 
+/// There is no connection, hence nobody who observes.
+struct Nobody;
+
+impl RingObserver for Nobody {
+    fn started(&self, _ring: usize, _owed: &Arc<Owed>) {}
+
+    fn stopping(&self, _ring: usize, _owed: &Owed) {}
+
+    fn enabled(&self, _ring: usize, _enabled: bool) {}
+}
+
 impl TestRing {
     pub(crate) fn new() -> Self {
         let region = usize::try_from(REGION_BYTES).unwrap();
@@ -47,15 +60,45 @@ impl TestRing {
         let memory = GuestMemory::from_ranges(ranges).unwrap();
         handle.table().lock().unwrap().replace(memory);
         let vring = Vring::new(handle.table().clone(), SIZE).unwrap();
-        vring.set_queue_size(SIZE);
-        vring.set_queue_info(DESCRIPTORS, AVAILABLE, USED).unwrap();
-        vring.set_queue_ready(true);
-        vring.set_enabled(true);
-        Self {
+        let ring = Self {
             handle,
             vring,
             offered: Cell::new(0),
-        }
+        };
+        ring.start(0);
+        ring
+    }
+
+    /// The same ring in the hands of another process, which was given `regions` if there are any; the one before does nothing any
+    /// more. It is started at the used index, since nobody knows better (QEMU's `vhost_virtqueue_stop`).
+    pub(crate) fn after_a_crash(&self, regions: Option<&Regions>) -> Self {
+        let connection = Connection {
+            regions: regions.cloned(),
+            ..Connection::default()
+        };
+        let nobody: Weak<dyn RingObserver> = Weak::<Nobody>::new();
+        let vring = observed(nobody, &connection, || {
+            Vring::new(self.handle.table().clone(), SIZE).unwrap()
+        });
+        let ring = Self {
+            handle: self.handle.clone(),
+            vring,
+            offered: self.offered.clone(),
+        };
+        ring.start(self.used());
+        ring
+    }
+
+    fn start(&self, base: u16) {
+        self.vring.set_queue_size(SIZE);
+        self.vring.set_queue_next_avail(base);
+        self.vring
+            .set_queue_info(DESCRIPTORS, AVAILABLE, USED)
+            .unwrap();
+        let used = self.vring.queue_used_idx().unwrap();
+        self.vring.set_queue_next_used(used);
+        self.vring.set_queue_ready(true);
+        self.vring.set_enabled(true);
     }
 
     pub(crate) fn memory(&self) -> Arc<GuestMemory> {
@@ -125,11 +168,14 @@ impl TestRing {
     }
 
     pub(crate) fn pop(&self) -> Popped {
-        self.vring.pop(&self.memory(), Segments::default())
+        self.vring
+            .pop(&self.memory(), Segments::default(), Which::Any)
     }
 
-    /// Pops a chain of these descriptors, beginning with the first of them.
+    /// Pops a chain of these descriptors, beginning with the first of them. The ring is started again for each: none of them is
+    /// in flight.
     pub(crate) fn chain(&self, descriptors: &[Descriptor]) -> Result<Request, ChainError> {
+        self.restart();
         self.describe(descriptors);
         self.offer(0);
         match self.pop() {

@@ -4,30 +4,41 @@
 //! own vring type from the very messages that start and stop rings, so that is where we listen. Everything that
 //! touches the ring in guest memory goes through here; what the ring is for is not known here.
 
+mod chain;
+mod locked;
+mod notification;
 mod stock;
+mod tracker;
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io;
+use std::num::Wrapping;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
 
 use vhost_user_backend::{VringMutex, VringT};
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryAtomic;
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
+use super::inflight::Regions;
+use super::owed::Owed;
+use crate::gate::Token;
 use crate::memory::GuestMemory;
 use crate::report::Sparse;
-use crate::request::{ChainError, Request, Segments};
+use crate::request::{ChainError, Origin, Request, Segments};
+use chain::Chain;
+use locked::Tracked;
+use tracker::Indices;
 
 type Table = GuestMemoryAtomic<GuestMemory>;
 
 /// Learns of the starts and stops of rings, on the thread that handles the message.
 pub(crate) trait RingObserver: Send + Sync {
-    /// The ring was started: its kick descriptor is there.
-    fn started(&self, ring: usize);
+    /// The ring was started: its kick descriptor is there. What it owes is served before it is drained.
+    fn started(&self, ring: usize, owed: &Arc<Owed>);
     /// The ring is being stopped: nothing new may be popped from it.
-    fn stopping(&self, ring: usize);
+    fn stopping(&self, ring: usize, owed: &Owed);
     /// The front-end enabled or disabled the ring.
     fn enabled(&self, ring: usize, enabled: bool);
 }
@@ -39,8 +50,16 @@ thread_local! {
 
 struct Creating {
     observer: Weak<dyn RingObserver>,
-    retired: Retired,
+    connection: Connection,
     next: usize,
+}
+
+/// What the rings of one connection share.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connection {
+    pub(super) retired: Retired,
+    /// The region for requests in flight, if the device wants one.
+    pub(super) regions: Option<Regions>,
 }
 
 /// Set when a connection has ended: a worker that is still stuck in a request of its guest must not go on to the memory of
@@ -62,12 +81,12 @@ impl Retired {
 /// their creation, until they are retired.
 pub(super) fn observed<R>(
     observer: Weak<dyn RingObserver>,
-    retired: &Retired,
+    connection: &Connection,
     create: impl FnOnce() -> R,
 ) -> R {
     CREATING.set(Some(Creating {
         observer,
-        retired: retired.clone(),
+        connection: connection.clone(),
         next: 0,
     }));
     let result = create();
@@ -78,14 +97,16 @@ pub(super) fn observed<R>(
 /// A ring; clones are the same ring.
 #[derive(Clone)]
 pub(crate) struct Vring {
-    stock: VringMutex<Table>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    tracked: Tracked,
+    memory: Table,
     index: usize,
     observer: Option<Weak<dyn RingObserver>>,
-    retired: Retired,
+    connection: Connection,
+    owed: Arc<Owed>,
     /// The guest's indices made no sense: nothing is popped until the ring is started again.
     broken: AtomicBool,
     /// The available index at which it was started last.
@@ -100,6 +121,15 @@ impl std::fmt::Debug for Vring {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Vring({})", self.shared.index)
     }
+}
+
+/// What may be popped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Anything; what is owed first.
+    Any,
+    /// What is owed from before a crash.
+    Owed,
 }
 
 /// What came of looking at the ring.
@@ -143,46 +173,89 @@ impl Vring {
 
     /// Whether the ring is started and enabled.
     pub(crate) fn is_running(&self) -> bool {
-        let state = self.stock.get_ref();
-        state.is_enabled() && state.get_queue().ready() && !self.shared.retired.is_set()
+        let state = self.stock().get_ref();
+        state.is_enabled() && state.get_queue().ready() && !self.shared.connection.retired.is_set()
     }
 
-    /// Whether the ring, in `memory`, must not be touched: it makes no sense, or belongs to a guest that is gone.
+    /// Whether something is to be served that was in flight when a process before this one crashed.
+    pub(crate) fn owes(&self) -> bool {
+        self.shared.owed.is_any() && !self.is_closed()
+    }
+
+    /// Whether the ring must not be touched: it makes no sense, or belongs to a guest that is gone.
     fn is_closed(&self) -> bool {
-        self.shared.broken.load(Ordering::Relaxed) || self.shared.retired.is_set()
+        self.shared.broken.load(Ordering::Relaxed) || self.shared.connection.retired.is_set()
     }
 
-    pub(crate) fn pop(&self, memory: &Arc<GuestMemory>, spare: Segments) -> Popped {
+    pub(crate) fn pop(&self, memory: &Arc<GuestMemory>, spare: Segments, which: Which) -> Popped {
         if self.is_closed() {
             return Popped::Nothing(spare);
         }
-        let mut state = self.stock.get_mut();
-        let queue = state.get_queue_mut();
+        let mut locked = self.shared.tracked.lock();
+        let (queue, tracker) = locked.parts();
+        if let Some((head, position)) = tracker.pop_owed() {
+            if !tracker.owes() {
+                self.shared.owed.set(false);
+            }
+            let table = GuestAddress(queue.desc_table());
+            let chain = Chain::new(memory, table, queue.size(), head);
+            drop(locked);
+            let origin = Origin {
+                head,
+                position,
+                resubmitted: true,
+            };
+            return parse(origin, chain, spare, memory);
+        }
+        if which == Which::Owed {
+            return Popped::Nothing(spare);
+        }
         let position = queue.next_avail();
-        let chain = next_chain(queue, memory);
-        drop(state);
-        let chain = match chain {
+        let chain = match next_chain(queue, memory) {
             Ok(Some(chain)) => chain,
             Ok(None) => return Popped::Nothing(spare),
             Err(error) => {
-                self.broke(&error);
+                drop(locked);
+                self.broke("guest", &error);
                 return Popped::Nothing(spare);
             }
         };
         let head = chain.head_index();
-        match Request::parse(chain, position, spare, memory) {
-            Ok(request) => Popped::Request(request),
-            Err((error, spare)) => Popped::Malformed { head, error, spare },
+        if !tracker.pop(head) {
+            queue.go_to_previous_position();
+            drop(locked);
+            self.broke(
+                "guest",
+                &format_args!(
+                    "descriptor {head} is available, but there is none, or it is in flight"
+                ),
+            );
+            return Popped::Nothing(spare);
         }
+        drop(locked);
+        let origin = Origin {
+            head,
+            position,
+            resubmitted: false,
+        };
+        parse(origin, chain, spare, memory)
     }
 
-    /// Steps back over `request`, if it is the one popped last.
-    pub(crate) fn put_back(&self, request: &Request) -> bool {
-        let mut state = self.stock.get_mut();
-        let queue = state.get_queue_mut();
+    /// Steps back over `request`, if it is the one popped last. What was resubmitted is owed again, and `token` held for it.
+    pub(crate) fn put_back(&self, request: &Request, token: &Token) -> bool {
+        let mut locked = self.shared.tracked.lock();
+        let (queue, tracker) = locked.parts();
+        if request.is_resubmitted() {
+            let last = tracker.owe(request.head(), request.position());
+            if last {
+                self.shared.owed.renew(token.split());
+            }
+            return last;
+        }
         let last = queue.next_avail() == request.position().wrapping_add(1);
         if last {
             queue.go_to_previous_position();
+            tracker.put_back(request.head());
         }
         last
     }
@@ -190,76 +263,63 @@ impl Vring {
     /// Gives `head` back through the memory that it was popped from: a request that outlives its connection must not
     /// end up in the memory of the next guest.
     pub(crate) fn add_used(&self, memory: &GuestMemory, head: u16, written: u32) {
-        let mut state = self.stock.get_mut();
-        let added = state.get_queue_mut().add_used(memory, head, written);
-        drop(state);
-        if let Err(error) = added {
-            self.broke(&error);
-        }
-    }
-
-    /// Signals the guest if it wants to be signalled for what was added since the last time.
-    pub(crate) fn notify(&self) {
-        let mut state = self.stock.get_mut();
-        match state.needs_notification() {
-            Ok(true) => {
-                // A counter that is full has been signalled, and not read yet.
-                if let Err(error) = state.signal_used_queue()
-                    && error.kind() != io::ErrorKind::WouldBlock
-                    && let Some(count) = self.shared.unheard.count()
-                {
-                    log::error!(
-                        "ring {}: front-end's call descriptor cannot be written: {error} ({count} times)",
-                        self.index()
-                    );
-                }
-            }
-            Ok(false) => {}
+        let mut locked = self.shared.tracked.lock();
+        let (queue, tracker) = locked.parts();
+        tracker.giving_back(head);
+        let added = queue.add_used(memory, head, written);
+        match added {
+            Ok(()) => tracker.gave_back(head, queue.next_used()),
             Err(error) => {
-                drop(state);
-                self.broke(&error);
+                drop(locked);
+                self.broke("guest", &error);
             }
         }
     }
 
-    pub(crate) fn disable_notification(&self, memory: &GuestMemory) {
-        if self.is_closed() {
-            return;
-        }
-        let disabled = self
-            .stock
-            .get_mut()
-            .get_queue_mut()
-            .disable_notification(memory);
-        if let Err(error) = disabled {
-            self.broke(&error);
+    /// The ring is being started: what is in flight on it, and where to go on, is found out.
+    fn track(&self) {
+        let mut locked = self.shared.tracked.lock();
+        let (queue, tracker) = locked.parts();
+        tracker.start(queue.size());
+        let regions = self.shared.connection.regions.as_ref();
+        let part = regions.and_then(|regions| regions.part(self.index()));
+        let recovered = part.map_or(Ok(None), |part| {
+            let memory = self.shared.memory.memory();
+            let index = |index: Result<Wrapping<u16>, QueueError>| {
+                index
+                    .map(|index| index.0)
+                    .map_err(|error| error.to_string())
+            };
+            let indices = Indices {
+                used: index(queue.used_idx(&*memory, Ordering::Acquire))?,
+                available: index(queue.avail_idx(&*memory, Ordering::Acquire))?,
+            };
+            tracker
+                .recover(indices, part)
+                .map_err(|error| error.to_string())
+        });
+        self.shared.owed.set(tracker.owes());
+        match recovered {
+            Ok(base) => base.into_iter().for_each(|base| queue.set_next_avail(base)),
+            Err(error) => {
+                drop(locked);
+                self.broke("front-end: the region for requests in flight", &error);
+            }
         }
     }
 
-    /// Returns whether there is something on the ring by now. What is on a broken ring cannot be popped: whoever looked again
-    /// would look for ever.
-    pub(crate) fn enable_notification(&self, memory: &GuestMemory) -> bool {
-        if self.is_closed() {
-            return false;
-        }
-        let enabled = self
-            .stock
-            .get_mut()
-            .get_queue_mut()
-            .enable_notification(memory);
-        enabled.unwrap_or_else(|error| {
-            self.broke(&error);
-            false
-        })
-    }
-
-    fn broke(&self, error: &QueueError) {
+    fn broke(&self, who: &str, why: &dyn std::fmt::Display) {
         if !self.shared.broken.swap(true, Ordering::Relaxed) {
+            self.shared.owed.let_go();
             log::error!(
-                "guest: ring {} makes no sense and is left alone until it is set up again: {error}",
+                "{who}: ring {} makes no sense and is left alone until it is set up again: {why}",
                 self.index()
             );
         }
+    }
+
+    fn stock(&self) -> &VringMutex<Table> {
+        self.shared.tracked.stock()
     }
 
     /// A kick or call descriptor that blocks would block us under the ring's lock.
@@ -278,6 +338,19 @@ impl Vring {
         if let Some(observer) = self.shared.observer.as_ref().and_then(Weak::upgrade) {
             tell(&*observer);
         }
+    }
+}
+
+fn parse(
+    origin: Origin,
+    chain: impl Iterator<Item = Descriptor>,
+    spare: Segments,
+    memory: &Arc<GuestMemory>,
+) -> Popped {
+    let head = origin.head;
+    match Request::parse(origin, chain, spare, memory) {
+        Ok(request) => Popped::Request(request),
+        Err((error, spare)) => Popped::Malformed { head, error, spare },
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes as _, GuestAddress};
 
-use super::{Request, Segment, Segments};
+use super::{Origin, Request, Segment, Segments};
 use crate::memory::GuestMemory;
 
 /// Buffers lie apart, so that they are not taken for one.
@@ -48,8 +48,11 @@ impl Request {
             .writable
             .extend(writable.iter().map(|len| place(*len)));
         Self {
-            head: 0,
-            position: 0,
+            origin: Origin {
+                head: 0,
+                position: 0,
+                resubmitted: false,
+            },
             segments,
             memory: Arc::new(memory),
         }

@@ -209,8 +209,27 @@ fn after_a_panic_the_next_request_is_looked_at_but_never_the_same() {
     assert!(!view.enable_notification(true), "none follows");
 }
 
+/// Key fact: a guest can offer a head again before it got it back.
+#[test]
+fn a_head_in_flight_is_refused_and_the_rest_of_the_ring_is_finished() {
+    let ring = TestRing::new();
+    offer_all(&ring);
+    let mut kept = None;
+    serve(&ring, |view| kept = kept.take().or_else(|| view.pop()));
+    ring.offer(0);
+    serve(&ring, complete_all);
+    assert_eq!(ring.used(), SIZE - 1, "all before it");
+    serve(&ring, |view| view.complete(kept.take().unwrap(), 0));
+    assert_eq!(ring.used(), SIZE);
+    ring.restart();
+    serve(&ring, complete_all);
+    assert_eq!(ring.used(), SIZE + 1, "it is the next one");
+}
+
 #[test]
 fn the_reason_is_told() {
     let error = ChainError::Empty { head: 7 };
     assert!(error.to_string().starts_with("guest: descriptor chain 7"));
 }
+
+mod crash;

@@ -186,6 +186,43 @@ impl DirtyLog {
     }
 }
 
+/// Payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`, and of the reply to the former: a region for requests in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inflight {
+    /// Bytes; of no meaning in a `GET_INFLIGHT_FD`, and 0 in a reply that is a refusal.
+    pub size: u64,
+    /// Offset in bytes in the file; of no meaning in a `GET_INFLIGHT_FD`.
+    pub file_offset: u64,
+    /// Number of rings.
+    pub rings: u16,
+    /// Number of descriptors of each.
+    pub ring_size: u16,
+}
+
+impl Inflight {
+    /// Bytes of the fields, without the padding that a C compiler adds.
+    pub const FIELDS_SIZE: usize = 20;
+
+    /// The payload, with the padding.
+    pub fn encode(self) -> Vec<u8> {
+        let mut body = [self.size.to_ne_bytes(), self.file_offset.to_ne_bytes()].concat();
+        body.extend(self.rings.to_ne_bytes());
+        body.extend(self.ring_size.to_ne_bytes());
+        body.extend([0; 4]);
+        body
+    }
+
+    /// `None` if `body` is too short.
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        Some(Self {
+            size: double_word(body, 0)?,
+            file_offset: double_word(body, 8)?,
+            rings: half_word(body, 16)?,
+            ring_size: half_word(body, 18)?,
+        })
+    }
+}
+
 /// Payload of `GET_CONFIG` and `SET_CONFIG` and of their replies: a header, then the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -230,6 +267,12 @@ impl Config {
 pub(super) fn word(body: &[u8], at: usize) -> Option<u32> {
     let bytes = body.get(at..)?.first_chunk::<4>()?;
     Some(u32::from_ne_bytes(*bytes))
+}
+
+/// The `u16` at byte `at` of `body`.
+fn half_word(body: &[u8], at: usize) -> Option<u16> {
+    let bytes = body.get(at..)?.first_chunk::<2>()?;
+    Some(u16::from_ne_bytes(*bytes))
 }
 
 /// The `u64` at byte `at` of `body`.

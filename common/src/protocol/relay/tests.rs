@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::protocol::messages::{HEADER_SIZE, flag};
+use crate::protocol::messages::{HEADER_SIZE, Inflight, flag};
 
 const OFFER: u64 = 1 << 3;
 const TURNS: usize = 200;
@@ -75,6 +75,14 @@ fn back_end(socket: &UnixStream, seen: &Seen) {
 
 /// Runs `front_end` against a relay with the back-end above; returns what the relay came to and what was seen.
 fn relayed(front_end: impl FnOnce(UnixStream, &Seen) + Send) -> (Result<End, RelayError>, Seen) {
+    relayed_with(None, front_end)
+}
+
+/// The same, with a device that wants its requests in flight to be written down.
+fn relayed_with(
+    regions: Option<Regions>,
+    front_end: impl FnOnce(UnixStream, &Seen) + Send,
+) -> (Result<End, RelayError>, Seen) {
     let (near, far) = UnixStream::pair().unwrap();
     near.set_read_timeout(Some(DEADLINE)).unwrap();
     near.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -84,7 +92,7 @@ fn relayed(front_end: impl FnOnce(UnixStream, &Seen) + Send) -> (Result<End, Rel
     let result = thread::scope(|scope| {
         scope.spawn(|| back_end(&stock, &seen));
         scope.spawn(|| front_end(near, &seen));
-        Relay::new(&far, &link, &seen).run(stop.as_fd())
+        Relay::new(&far, &link, &seen, regions).run(stop.as_fd())
     });
     (result, seen)
 }
@@ -262,7 +270,7 @@ fn descriptors_are_forwarded_with_their_message() {
     let (stop, stopper) = UnixStream::pair().unwrap();
     let seen = Seen::default();
     thread::scope(|scope| {
-        let relay = scope.spawn(|| Relay::new(&far, &link, &seen).run(stop.as_fd()));
+        let relay = scope.spawn(|| Relay::new(&far, &link, &seen, None).run(stop.as_fd()));
         let mut message = Message::new(Request::SET_VRING_CALL, encode_u64(0));
         let (ours, theirs) = UnixStream::pair().unwrap();
         message.files.push(theirs.into());
@@ -316,4 +324,62 @@ fn a_back_end_that_closes_has_refused_whatever_else_was_sent() {
         });
         assert_eq!(end.unwrap(), End::Refused);
     }
+}
+
+const TRACKED: u64 = protocol_feature::REPLY_ACK | protocol_feature::INFLIGHT_SHMFD;
+
+fn region_of(rings: u16) -> Inflight {
+    Inflight {
+        rings,
+        ring_size: 8,
+        ..Inflight::default()
+    }
+}
+
+/// After the replies to what was asked before, with as many bytes as the question had, and never forwarded.
+#[test]
+fn regions_for_requests_in_flight_are_made_and_taken_in_order() {
+    let regions = Regions::new(3, 8);
+    let (end, seen) = relayed_with(Some(regions.clone()), |socket, _| {
+        agree(&socket, TRACKED);
+        for length in [24, 20] {
+            send(&socket, &plain(Request::GET_QUEUE_NUM)).unwrap();
+            let mut body = region_of(3).encode();
+            body.truncate(length);
+            send(&socket, &Message::new(Request::GET_INFLIGHT_FD, body)).unwrap();
+            assert_eq!(answer(&socket, Request::GET_QUEUE_NUM), 7);
+            let made = receive(&socket).unwrap().unwrap();
+            assert_eq!(made.request, Request::GET_INFLIGHT_FD);
+            assert_eq!((made.body.len(), made.files.len()), (length, 1));
+            let given = Message {
+                files: made.files,
+                ..Message::new(Request::SET_INFLIGHT_FD, made.body)
+            };
+            assert_eq!(ask(&socket, &given.needing_reply()), 0);
+        }
+        // Too many rings.
+        let body = region_of(4).encode();
+        send(&socket, &Message::new(Request::GET_INFLIGHT_FD, body)).unwrap();
+        let refused = receive(&socket).unwrap().unwrap();
+        let layout = Inflight::decode(&refused.body).unwrap();
+        assert_eq!((layout.size, refused.files.len()), (0, 0));
+        let without = Message::new(Request::SET_INFLIGHT_FD, region_of(3).encode());
+        assert_eq!(ask(&socket, &without.needing_reply()), 1);
+    });
+    assert_eq!(end.unwrap(), End::FrontEndLeft);
+    assert!(regions.are_used());
+    assert!(!seen.order().contains(&Request::GET_INFLIGHT_FD));
+    assert!(!seen.order().contains(&Request::SET_INFLIGHT_FD));
+}
+
+/// Who does not wait for an answer would go on as if nothing could get lost.
+#[test]
+fn a_region_that_is_none_ends_the_connection_of_who_does_not_ask() {
+    let (end, _) = relayed_with(Some(Regions::new(3, 8)), |socket, _| {
+        agree(&socket, TRACKED);
+        let message = Message::new(Request::SET_INFLIGHT_FD, region_of(3).encode());
+        send(&socket, &message).unwrap();
+        assert!(receive(&socket).unwrap().is_none());
+    });
+    assert!(matches!(end, Err(RelayError::Inflight(_))), "{end:?}");
 }

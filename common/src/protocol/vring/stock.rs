@@ -8,7 +8,8 @@ use std::sync::{Arc, MutexGuard, Weak};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::Error as QueueError;
 
-use super::{CREATING, Retired, Shared, Table, Vring};
+use super::locked::Tracked;
+use super::{CREATING, Connection, Shared, Table, Vring};
 use crate::report::Sparse;
 
 impl<'a> VringStateGuard<'a, Table> for Vring {
@@ -21,21 +22,23 @@ impl<'a> VringStateMutGuard<'a, Table> for Vring {
 
 impl VringT<Table> for Vring {
     fn new(memory: Table, max_queue_size: u16) -> Result<Self, QueueError> {
-        let (observer, retired, index) = CREATING.with_borrow_mut(|creating| match creating {
+        let (observer, connection, index) = CREATING.with_borrow_mut(|creating| match creating {
             Some(creating) => {
                 let index = creating.next;
                 creating.next += 1;
                 let observer = Weak::clone(&creating.observer);
-                (Some(observer), creating.retired.clone(), index)
+                (Some(observer), creating.connection.clone(), index)
             }
-            None => (None, Retired::default(), 0),
+            None => (None, Connection::default(), 0),
         });
         Ok(Self {
-            stock: VringMutex::new(memory, max_queue_size)?,
             shared: Arc::new(Shared {
+                tracked: Tracked::new(VringMutex::new(memory.clone(), max_queue_size)?),
+                memory,
                 index,
                 observer,
-                retired,
+                connection,
+                owed: Arc::default(),
                 broken: AtomicBool::new(false),
                 base: AtomicU16::new(0),
                 malformed: Sparse::default(),
@@ -45,35 +48,35 @@ impl VringT<Table> for Vring {
     }
 
     fn get_ref(&self) -> MutexGuard<'_, VringState<Table>> {
-        self.stock.get_ref()
+        self.stock().get_ref()
     }
 
     fn get_mut(&self) -> MutexGuard<'_, VringState<Table>> {
-        self.stock.get_mut()
+        self.stock().get_mut()
     }
 
     fn add_used(&self, head: u16, written: u32) -> Result<(), QueueError> {
-        VringT::add_used(&self.stock, head, written)
+        VringT::add_used(self.stock(), head, written)
     }
 
     fn signal_used_queue(&self) -> io::Result<()> {
-        self.stock.signal_used_queue()
+        self.stock().signal_used_queue()
     }
 
     fn enable_notification(&self) -> Result<bool, QueueError> {
-        VringT::enable_notification(&self.stock)
+        VringT::enable_notification(self.stock())
     }
 
     fn disable_notification(&self) -> Result<(), QueueError> {
-        VringT::disable_notification(&self.stock)
+        VringT::disable_notification(self.stock())
     }
 
     fn needs_notification(&self) -> Result<bool, QueueError> {
-        self.stock.needs_notification()
+        self.stock().needs_notification()
     }
 
     fn set_enabled(&self, enabled: bool) {
-        self.stock.set_enabled(enabled);
+        self.stock().set_enabled(enabled);
         self.observe(|observer| observer.enabled(self.index(), enabled));
     }
 
@@ -83,56 +86,57 @@ impl VringT<Table> for Vring {
         available: u64,
         used: u64,
     ) -> Result<(), QueueError> {
-        self.stock.set_queue_info(descriptors, available, used)
+        self.stock().set_queue_info(descriptors, available, used)
     }
 
     fn queue_next_avail(&self) -> u16 {
-        self.stock.queue_next_avail()
+        self.stock().queue_next_avail()
     }
 
     fn set_queue_next_avail(&self, base: u16) {
-        self.stock.set_queue_next_avail(base);
+        self.stock().set_queue_next_avail(base);
     }
 
     fn set_queue_next_used(&self, index: u16) {
-        self.stock.set_queue_next_used(index);
+        self.stock().set_queue_next_used(index);
     }
 
     fn queue_used_idx(&self) -> Result<u16, QueueError> {
-        self.stock.queue_used_idx()
+        self.stock().queue_used_idx()
     }
 
     fn set_queue_size(&self, size: u16) {
-        self.stock.set_queue_size(size);
+        self.stock().set_queue_size(size);
     }
 
     fn set_queue_event_idx(&self, enabled: bool) {
-        self.stock.set_queue_event_idx(enabled);
+        self.stock().set_queue_event_idx(enabled);
     }
 
     fn set_queue_ready(&self, ready: bool) {
         if ready {
             self.shared.broken.store(false, Ordering::Relaxed);
-            let base = self.stock.queue_next_avail();
+            self.track();
+            let base = self.stock().queue_next_avail();
             self.shared.base.store(base, Ordering::Relaxed);
-            self.stock.set_queue_ready(true);
-            self.observe(|observer| observer.started(self.index()));
+            self.stock().set_queue_ready(true);
+            self.observe(|observer| observer.started(self.index(), &self.shared.owed));
         } else {
             // First nothing new may be popped; what was popped is waited for in `stop_vring`, which follows.
-            self.observe(|observer| observer.stopping(self.index()));
-            self.stock.set_queue_ready(false);
+            self.observe(|observer| observer.stopping(self.index(), &self.shared.owed));
+            self.stock().set_queue_ready(false);
         }
     }
 
     fn set_kick(&self, file: Option<File>) {
         self.unblock(file.as_ref(), "kick");
-        self.stock.set_kick(file);
+        self.stock().set_kick(file);
     }
 
     /// The stock event loop ends for ever on an error here, even on one that only says that somebody else read the
     /// kick, or that it was replaced.
     fn read_kick(&self) -> io::Result<bool> {
-        let state = self.stock.get_ref();
+        let state = self.stock().get_ref();
         if let Some(kick) = state.get_kick()
             && let Err(error) = kick.consume()
             && error.kind() != io::ErrorKind::WouldBlock
@@ -144,10 +148,10 @@ impl VringT<Table> for Vring {
 
     fn set_call(&self, file: Option<File>) {
         self.unblock(file.as_ref(), "call");
-        self.stock.set_call(file);
+        self.stock().set_call(file);
     }
 
     fn set_err(&self, file: Option<File>) {
-        self.stock.set_err(file);
+        self.stock().set_err(file);
     }
 }

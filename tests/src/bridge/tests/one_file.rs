@@ -222,6 +222,7 @@ impl Device for OneFile {
             features: 0,
             config_space: false,
             dirty_log: true,
+            resubmits: false,
         }
     }
 

@@ -1,0 +1,68 @@
+//! Who tells whom: the guest of what was used, and the guest's kicks when nobody looks at the ring.
+//!
+//! Knows nothing of what is on the ring.
+
+use std::io;
+
+use vhost_user_backend::VringT;
+use virtio_queue::QueueT;
+
+use super::Vring;
+use crate::memory::GuestMemory;
+
+impl Vring {
+    /// Signals the guest if it wants to be signalled for what was added since the last time.
+    pub(crate) fn notify(&self) {
+        let mut state = self.stock().get_mut();
+        match state.needs_notification() {
+            Ok(true) => {
+                // A counter that is full has been signalled, and not read yet.
+                if let Err(error) = state.signal_used_queue()
+                    && error.kind() != io::ErrorKind::WouldBlock
+                    && let Some(count) = self.shared.unheard.count()
+                {
+                    log::error!(
+                        "ring {}: front-end's call descriptor cannot be written: {error} ({count} times)",
+                        self.index()
+                    );
+                }
+            }
+            Ok(false) => {}
+            Err(error) => {
+                drop(state);
+                self.broke("guest", &error);
+            }
+        }
+    }
+
+    pub(crate) fn disable_notification(&self, memory: &GuestMemory) {
+        if self.is_closed() {
+            return;
+        }
+        let disabled = self
+            .stock()
+            .get_mut()
+            .get_queue_mut()
+            .disable_notification(memory);
+        if let Err(error) = disabled {
+            self.broke("guest", &error);
+        }
+    }
+
+    /// Returns whether there is something on the ring by now. What is on a broken ring cannot be popped: whoever looked again
+    /// would look for ever.
+    pub(crate) fn enable_notification(&self, memory: &GuestMemory) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        let enabled = self
+            .stock()
+            .get_mut()
+            .get_queue_mut()
+            .enable_notification(memory);
+        enabled.unwrap_or_else(|error| {
+            self.broke("guest", &error);
+            false
+        })
+    }
+}
