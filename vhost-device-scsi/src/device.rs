@@ -126,7 +126,7 @@ impl Device for ScsiDevice {
             features: FEATURE_HOTPLUG | FEATURE_CHANGE,
             config_space: true,
             dirty_log: !self.shared.target.config().require_state,
-            resubmits: false,
+            resubmits: true,
         }
     }
 

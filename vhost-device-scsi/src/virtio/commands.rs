@@ -48,6 +48,15 @@ pub(crate) fn begin(
         let reply = report::absent(&incoming.cdb, &numbers(table));
         return Step::Answered(answer(&reply, request, frame));
     };
+    // Before all that could end it as if it had not been begun.
+    if request.is_resubmitted() && !opcode::is_repeatable(&incoming.cdb) {
+        log::warn!(
+            "logical unit {lun}: command {:#04x} was in flight at a crash and may be done; aborted",
+            incoming.cdb.first().unwrap_or(&0)
+        );
+        let reply = unit.with(|unit| unit.interrupted());
+        return Step::Answered(answer(&reply, request, frame));
+    }
     // Before the unit is asked whether others have changed its reservations.
     let in_flight = unit.enter();
     let step = begin_at(table, unit, lun, request, incoming);

@@ -224,6 +224,12 @@ impl Unit {
         self.failed(Sense::new(Key::HardwareError, 0x44, 0x00))
     }
 
+    /// The reply to a command that a crash has interrupted and that cannot be done again, though it may be done already. Nothing
+    /// that waits to be told is told by it.
+    pub fn interrupted(&self) -> Reply {
+        self.failed(Sense::new(Key::AbortedCommand, 0x44, 0x00))
+    }
+
     /// The reply to a data-out buffer that is not as long as the command says.
     pub fn wrong_length(&self) -> Reply {
         self.failed(Sense::INVALID_FIELD)
