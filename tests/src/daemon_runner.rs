@@ -2,6 +2,7 @@
 //!
 //! Knows the conventions that all daemons share (readiness line, `--socket-path`, SIGTERM), and no device.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -23,15 +24,19 @@ pub const DEADLINE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Daemon {
     process: Process,
+    program: PathBuf,
+    arguments: Vec<OsString>,
     socket: PathBuf,
-    /// Holds the socket and the log.
-    _folder: TempDir,
+    /// How often it was started again.
+    restarts: u32,
+    /// Holds the socket and the logs.
+    folder: TempDir,
 }
 
 impl Daemon {
     /// Starts the daemon `program` of this workspace (package and binary have the same name) with
     /// `--socket-path` and `arguments`, and waits until it is ready.
-    pub fn start<A: AsRef<std::ffi::OsStr>>(
+    pub fn start<A: AsRef<OsStr>>(
         program: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
@@ -39,29 +44,36 @@ impl Daemon {
     }
 
     /// Starts the daemon at `path`.
-    pub fn start_at<A: AsRef<std::ffi::OsStr>>(
+    pub fn start_at<A: AsRef<OsStr>>(
         path: &Path,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("daemon-").tempdir()?;
         let socket = folder.path().join("socket");
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let mut command = Command::new(path);
-        command.arg("--socket-path").arg(&socket).args(arguments);
-        let process = Process::start(&name, &mut command, &folder.path().join("log"))?;
+        let arguments: Vec<OsString> = [OsStr::new("--socket-path"), socket.as_os_str()]
+            .into_iter()
+            .map(OsStr::to_owned)
+            .chain(arguments.into_iter().map(|one| one.as_ref().to_owned()))
+            .collect();
+        let log = folder.path().join("log");
         let mut daemon = Self {
-            process,
+            process: spawn(path, &arguments, &log)?,
+            program: path.to_owned(),
+            arguments,
             socket,
-            _folder: folder,
+            restarts: 0,
+            folder,
         };
-        daemon
-            .wait_until_ready()
-            .with_context(|| daemon.report(&name))?;
+        daemon.wait_until_ready().with_context(|| daemon.report())?;
         Ok(daemon)
+    }
+
+    /// Starts it again after it has ended, as a service manager does: on the same socket, with a log of its own.
+    pub fn restart(&mut self) -> Result<()> {
+        self.restarts += 1;
+        let log = self.folder.path().join(format!("log-{}", self.restarts));
+        self.process = spawn(&self.program, &self.arguments, &log)?;
+        self.wait_until_ready().with_context(|| self.report())
     }
 
     /// The socket that it listens on.
@@ -121,12 +133,18 @@ impl Daemon {
         Ok(())
     }
 
-    fn report(&self, name: &str) -> String {
+    fn report(&self) -> String {
         format!(
-            "starting {name}; its log ends with\n{}",
+            "starting {}; its log ends with\n{}",
+            self.program.display(),
             tail(self.process.log(), 20)
         )
     }
+}
+
+fn spawn(program: &Path, arguments: &[OsString], log: &Path) -> Result<Process> {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    Process::start(&name, Command::new(program).args(arguments), log)
 }
 
 /// The daemon `program` of this workspace, from the same build as this test.

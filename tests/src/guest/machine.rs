@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use common::frontend::{Channel, Frontend};
+use common::frontend::{Channel, Frontend, InflightRegion};
 use common::protocol::messages::{feature, protocol_feature};
 
 use super::{Memory, Ring};
@@ -21,6 +21,7 @@ pub const PROTOCOL_FEATURES: u64 = protocol_feature::MQ
     | protocol_feature::LOG_SHMFD
     | protocol_feature::REPLY_ACK
     | protocol_feature::CONFIG
+    | protocol_feature::INFLIGHT_SHMFD
     | protocol_feature::RESET_DEVICE
     | protocol_feature::CONFIGURE_MEM_SLOTS
     | protocol_feature::DEVICE_STATE
@@ -73,6 +74,8 @@ pub struct Machine {
     features: u64,
     memory: Arc<Memory>,
     rings: Vec<Ring>,
+    /// Where the back-end writes down what is in flight.
+    region: Option<InflightRegion>,
 }
 
 impl Machine {
@@ -99,6 +102,7 @@ impl Machine {
             features,
             memory: Arc::clone(memory),
             rings,
+            region: None,
         };
         machine.frontend.set_features(features)?;
         machine.frontend.set_memory(&machine.memory.regions())?;
@@ -143,8 +147,31 @@ impl Machine {
         (self.frontend.socket(), self.rings.iter().map(Ring::call))
     }
 
+    /// From now on the back-end writes down what is in flight, so that [`reconnect`](Self::reconnect) loses nothing.
+    pub fn track(&mut self, ring_size: u16) -> Result<()> {
+        let bases = self.stop()?;
+        let rings = u16::try_from(self.rings.len())?;
+        self.region = Some(self.frontend.new_inflight(rings, ring_size)?);
+        self.start(&bases)
+    }
+
+    /// Goes on with another back-end after the one before has crashed. Where that had stopped nobody has said: the used indices
+    /// are where to go on (QEMU's `vhost_virtqueue_stop`), and the region says what else there is to do.
+    pub fn reconnect(&mut self, frontend: Frontend) -> Result<()> {
+        self.frontend = frontend;
+        self.frontend.negotiate(PROTOCOL_FEATURES)?;
+        self.frontend.set_features(self.features)?;
+        self.frontend.set_memory(&self.memory.regions())?;
+        let bases = self.rings.iter().map(|ring| Ok(ring.used_index()?.into()));
+        let bases = bases.collect::<Result<Vec<_>>>()?;
+        self.start(&bases)
+    }
+
     /// Starts all rings at their bases.
     pub fn start(&mut self, bases: &[u32]) -> Result<()> {
+        if let Some(region) = &self.region {
+            self.frontend.set_inflight(region)?;
+        }
         start(&mut self.frontend, &self.rings, bases)
     }
 
@@ -193,7 +220,10 @@ impl Machine {
             Ok(destination)
         });
         match moved {
-            Ok(destination) => self.frontend = destination,
+            Ok(destination) => {
+                self.frontend = destination;
+                self.region = None; // it is of the source
+            }
             Err(error) => {
                 self.start(&bases)?;
                 if manner.suspend {

@@ -119,6 +119,11 @@ impl Ring {
         self.at.next_used
     }
 
+    /// The used index in memory: how far the device has come, whether or not the driver has looked.
+    pub fn used_index(&self) -> Result<u16> {
+        self.memory.load(self.at.used + 2).map(u16::from_le)
+    }
+
     /// The eventfd by which the device notifies, for a poll loop.
     pub fn call(&self) -> &OwnedFd {
         &self.call
@@ -143,8 +148,7 @@ impl Ring {
         }
     }
 
-    /// Everything forgotten and the ring empty, as after a reset of the device. Indirect tables of what
-    /// was in flight are given back; its buffers are the caller's.
+    /// As after a reset of the device: empty. Indirect tables of what was in flight are given back, not its buffers.
     pub fn reset(&mut self) -> Result<()> {
         let fresh = Position {
             next_available: 0,
@@ -285,7 +289,7 @@ impl Ring {
     /// Takes all chains that are used by now off the ring.
     pub fn collect(&mut self) -> Result<Vec<Used>> {
         let mut collected = Vec::new();
-        let end = u16::from_le(self.memory.load(self.at.used + 2)?);
+        let end = self.used_index()?;
         while self.at.next_used != end {
             let slot = u64::from(self.at.next_used % self.at.size);
             let element = self.at.used + 4 + 8 * slot;

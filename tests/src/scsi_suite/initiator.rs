@@ -278,7 +278,7 @@ fn readable(address: u64, length: usize) -> Result<Buffer> {
 }
 
 /// `lun` of target 0, as Linux writes it (virtio 1.3, 5.6.6.1): flat addressing, whatever the number.
-fn address(lun: u16) -> [u8; 8] {
+pub(super) fn address(lun: u16) -> [u8; 8] {
     let [high, low] = lun.to_be_bytes();
     [1, 0, high | 0x40, low, 0, 0, 0, 0]
 }

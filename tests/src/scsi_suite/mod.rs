@@ -13,5 +13,6 @@ pub mod conformance;
 pub mod gateway;
 pub mod initiator;
 pub mod iscsi;
+pub mod load;
 pub mod port;
 pub mod wire;

@@ -42,7 +42,8 @@ impl Backend {
         with
     }
 
-    fn start(&self) -> Result<Daemon> {
+    /// A new daemon.
+    pub fn start(&self) -> Result<Daemon> {
         Daemon::start_at(&self.program, &self.arguments)
     }
 }
