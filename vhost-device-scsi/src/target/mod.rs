@@ -9,6 +9,7 @@ pub mod unit;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use common::device::Guest;
 use common::report;
@@ -25,6 +26,12 @@ use crate::virtio::sweep::Scope;
 use crate::virtio::wire::{COMMAND_BYTES_DEFAULT, SENSE_BYTES_DEFAULT, Sizes};
 use sync::Sync;
 use unit::LogicalUnit;
+
+/// How long a file may be another's that is to be made ours: a daemon that was killed has its files until the kernel has ended its
+/// `io_uring`, and what it had in flight there must not come to an end beside us.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is tried meanwhile.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Units by number.
 pub type Table = BTreeMap<u16, Arc<LogicalUnit>>;
@@ -215,8 +222,14 @@ impl Target {
     /// The device may work: the files are made ours, and events flow.
     pub fn resume(&self, guest: &Guest) {
         let moved = self.moved.swap(false, Ordering::Relaxed);
+        let end = Instant::now() + LOCK_PATIENCE;
         for (lun, unit) in &*self.table() {
-            if let Err(error) = unit.take(moved) {
+            let mut taken = unit.take(moved);
+            while matches!(taken, Err(BackingError::Locked)) && Instant::now() < end {
+                std::thread::sleep(LOCK_INTERVAL);
+                taken = unit.take(moved);
+            }
+            if let Err(error) = taken {
                 log::error!(
                     "logical unit {lun} is not ready, until its file can be locked: {}",
                     report::chain(&error)
