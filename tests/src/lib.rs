@@ -7,6 +7,7 @@ pub mod fs_daemon;
 pub mod fuse_client;
 pub mod guest;
 pub mod in_process;
+pub mod load;
 pub mod null_device;
 pub mod probe_device;
 pub mod qemu;

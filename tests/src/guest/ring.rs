@@ -4,6 +4,8 @@
 //! next back-end, and [`Ring::position`] lets a driver in another memory go on from a copy. What a
 //! correct driver would never do is possible through [`Ring::write_descriptor`] and [`Ring::offer`].
 
+mod prepared;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
