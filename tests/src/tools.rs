@@ -1,4 +1,4 @@
-//! Test programs that come from the registry of crates: found, or built once below the target folder.
+//! Test programs and peers that come from the registry of crates: found, or built once below the target folder.
 //!
 //! Knows how to get them, not what they are for.
 
@@ -29,6 +29,12 @@ pub const PJDFSTEST: Tool = Tool {
 pub const FSX: Tool = Tool {
     name: "fsx",
     version: "0.3.2",
+};
+
+/// rust-vmm's daemon, the peer of ours in benchmarks.
+pub const VHOST_DEVICE_SCSI: Tool = Tool {
+    name: "vhost-device-scsi",
+    version: "0.1.0",
 };
 
 /// Checks licences, sources and bans of dependencies.

@@ -2,6 +2,7 @@
 //!
 //! Knows which command there is; each has a module of its own, and exit codes that it documents.
 
+mod bench;
 mod checks;
 mod demo;
 mod state;
@@ -15,6 +16,9 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    /// Compare the speed of a device with that of its peers
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Show that a running program does not notice it when its machine is saved, moved or mistreated
     Demo(demo::Options),
     /// Show or verify a saved device state
@@ -28,6 +32,7 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
+        Command::Bench(command) => bench::run(&command),
         Command::Demo(options) => Ok(demo::run(&options)),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),

@@ -65,7 +65,9 @@ impl Load {
             for number in 0..work.depth {
                 self.offer(&mut state, ring, number, now)?;
             }
-            self.machine.ring(self.kind.first_ring() + ring)?.publish()?;
+            self.machine
+                .ring(self.kind.first_ring() + ring)?
+                .publish()?;
         }
         let end = now + time;
         let mut in_flight = state.prepared.slots.len();

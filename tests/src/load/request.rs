@@ -19,6 +19,9 @@ const BLOCK_HEADER_BYTES: u32 = 16;
 /// `VIRTIO_BLK_F_FLUSH`: the disk may keep what is written in a cache until it is told otherwise, as a SCSI disk may.
 const BLOCK_FLUSH: u64 = 1 << 9;
 
+/// Room for header and response: lines of the cache that no other request has a part in.
+const SLOT_BYTES: usize = 256;
+
 /// What no device answers.
 const UNANSWERED: u8 = 0xff;
 
@@ -59,8 +62,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Room for header and response: lines of the cache that no other request has a part in.
-    pub(super) const BYTES: u64 = 256;
+    /// Bytes of header and response.
+    pub(super) const BYTES: u64 = SLOT_BYTES as u64;
 
     fn response(self) -> u64 {
         self.frame + 128
@@ -68,7 +71,7 @@ impl Slot {
 
     /// Writes what is the same for all requests.
     pub(super) fn prepare(self, memory: &Memory, kind: Kind) -> Result<()> {
-        memory.write(self.frame, &[0; Self::BYTES as usize])?;
+        memory.write(self.frame, &[0; SLOT_BYTES])?;
         match kind {
             Kind::Scsi => memory.write(self.frame, &[1, 0, 0x40, 0]),
             Kind::Block => Ok(()),

@@ -76,7 +76,9 @@ impl Load {
                     pending.insert((ring, number), request);
                     begun += 1;
                 }
-                self.machine.ring(self.kind.first_ring() + ring)?.publish()?;
+                self.machine
+                    .ring(self.kind.first_ring() + ring)?
+                    .publish()?;
             }
             done += self.settle(work, &prepared.slots, &mut pending, &mut written)?;
         }

@@ -1,0 +1,49 @@
+//! `cargo xtask bench`: how fast a device is beside its peers, on this machine, now.
+//!
+//! Everything is measured in turns within one run, so that what else the machine does hits all alike; only ratios of medians mean
+//! something elsewhere. A benchmark is no test: nothing here passes or fails.
+//!
+//! The load generator must not be the slowest part, so an unoptimized xtask runs the optimized one.
+
+mod cost;
+mod fio;
+mod peers;
+mod report;
+mod scsi;
+
+use std::env;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// virtio-scsi: ours, rust-vmm's vhost-device-scsi, qemu-storage-daemon (vhost-user-blk), and fio on the bare file
+    Scsi(scsi::Options),
+}
+
+/// Measures, and prints a table.
+pub(crate) fn run(command: &Command) -> Result<ExitCode> {
+    if cfg!(debug_assertions) {
+        return optimized();
+    }
+    match command {
+        Command::Scsi(options) => scsi::run(options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same command by an optimized xtask.
+fn optimized() -> Result<ExitCode> {
+    eprintln!("bench: building with optimization; this takes minutes the first time");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = std::process::Command::new(cargo)
+        .args(["run", "--quiet", "--release", "--package", "xtask", "--"])
+        .args(env::args_os().skip(1))
+        .status()
+        .context("starting cargo")?;
+    let code = status.code().or(status.signal()).unwrap_or(1);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
