@@ -1,4 +1,4 @@
-//! The limit: fio's `io_uring` engine on the bare file, without a guest and without rings.
+//! The limits: fio on the bare file, without a guest and without rings.
 //!
 //! Knows fio's options and its report.
 
@@ -12,8 +12,39 @@ use tests::qemu::provision::Program;
 use super::peers::Image;
 use super::report::Sample;
 
-/// Runs fio for `time`. As many jobs as rings, each with its own `io_uring`; submissions are gathered as an engine can do that.
-pub(super) fn run(fio: &Program, image: Image<'_>, work: &Work, time: Duration) -> Result<Sample> {
+/// How fio does I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    /// As many requests in flight as there are on the rings, and submissions gathered as a daemon can do that.
+    IoUring,
+    /// A system call for each request, one after the other: what the kernel takes for them, and nothing else.
+    Calls,
+}
+
+impl Engine {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::IoUring => "fio io_uring, bare file",
+            Self::Calls => "fio psync, bare file",
+        }
+    }
+
+    fn option(self) -> &'static str {
+        match self {
+            Self::IoUring => "--ioengine=io_uring",
+            Self::Calls => "--ioengine=psync",
+        }
+    }
+}
+
+/// Runs fio for `time`, with as many jobs as the work has rings.
+pub(super) fn run(
+    fio: &Program,
+    engine: Engine,
+    image: Image<'_>,
+    work: &Work,
+    time: Duration,
+) -> Result<Sample> {
     let (direction, kind) = match (work.direction, work.order) {
         (Direction::Read, Order::Random) => ("read", "randread"),
         (Direction::Read, Order::Sequential) => ("read", "read"),
@@ -21,9 +52,16 @@ pub(super) fn run(fio: &Program, image: Image<'_>, work: &Work, time: Duration) 
         (Direction::Write, Order::Sequential) => ("write", "write"),
     };
     let batch = (work.depth / 2).max(1);
-    let output = fio
-        .command()
-        .args(["--name=limit", "--ioengine=io_uring", "--registerfiles=1"])
+    let mut command = fio.command();
+    if engine == Engine::IoUring {
+        command
+            .arg("--registerfiles=1")
+            .arg(format!("--iodepth={}", work.depth))
+            .arg(format!("--iodepth_batch_submit={batch}"))
+            .arg(format!("--iodepth_batch_complete_max={}", work.depth));
+    }
+    let output = command
+        .args(["--name=limit", engine.option()])
         .args([
             "--time_based",
             "--norandommap",
@@ -38,9 +76,6 @@ pub(super) fn run(fio: &Program, image: Image<'_>, work: &Work, time: Duration) 
         .arg(format!("--rw={kind}"))
         .arg(format!("--bs={}", work.request_bytes))
         .arg(format!("--numjobs={}", work.rings))
-        .arg(format!("--iodepth={}", work.depth))
-        .arg(format!("--iodepth_batch_submit={batch}"))
-        .arg(format!("--iodepth_batch_complete_max={}", work.depth))
         .arg(format!("--runtime={}ms", time.as_millis()))
         .output()
         .context("starting fio")?;
