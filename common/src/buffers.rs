@@ -9,6 +9,7 @@
 )]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
@@ -70,9 +71,10 @@ impl IoVectors {
     }
 }
 
-/// A fixed array of `iovec`, filled slice by slice; lives on the stack.
+/// A fixed array of `iovec`, filled slice by slice; lives on the stack. Most requests need one of them, so the others are not
+/// written before they are used.
 struct Batch {
-    vectors: [libc::iovec; BUFFERS_MAX],
+    vectors: [MaybeUninit<libc::iovec>; BUFFERS_MAX],
     count: usize,
     bytes: usize,
 }
@@ -80,10 +82,7 @@ struct Batch {
 impl Batch {
     fn new() -> Self {
         Self {
-            vectors: [libc::iovec {
-                iov_base: std::ptr::null_mut(),
-                iov_len: 0,
-            }; BUFFERS_MAX],
+            vectors: [const { MaybeUninit::uninit() }; BUFFERS_MAX],
             count: 0,
             bytes: 0,
         }
@@ -91,24 +90,32 @@ impl Batch {
 
     /// Adds a buffer, joined to the previous one if it follows it in memory; false if the batch is full.
     fn push(&mut self, base: *mut libc::c_void, len: usize) -> bool {
-        if let Some(last) = self
-            .count
-            .checked_sub(1)
-            .and_then(|last| self.vectors.get_mut(last))
+        if let Some(last) = self.last()
             && last.iov_base.wrapping_byte_add(last.iov_len) == base
         {
             last.iov_len += len;
         } else if let Some(free) = self.vectors.get_mut(self.count) {
-            *free = libc::iovec {
+            free.write(libc::iovec {
                 iov_base: base,
                 iov_len: len,
-            };
+            });
             self.count += 1;
         } else {
             return false;
         }
         self.bytes += len;
         true
+    }
+
+    fn last(&mut self) -> Option<&mut libc::iovec> {
+        let last = self.vectors.get_mut(self.count.checked_sub(1)?)?;
+        // SAFETY: `push` has written all that are counted.
+        Some(unsafe { last.assume_init_mut() })
+    }
+
+    /// The first `count` are written.
+    fn as_ptr(&self) -> *const libc::iovec {
+        self.vectors.as_ptr().cast()
     }
 
     fn clear(&mut self) {
@@ -141,7 +148,7 @@ pub(crate) fn read_at<'a, B: BitmapSlice + 'a>(
         let result = unsafe {
             libc::preadv2(
                 file.as_raw_fd(),
-                batch.vectors.as_ptr(),
+                batch.as_ptr(),
                 batch.count(),
                 position,
                 flags,
@@ -172,7 +179,7 @@ pub(crate) fn write_at<'a, B: BitmapSlice + 'a>(
         let result = unsafe {
             libc::pwritev2(
                 file.as_raw_fd(),
-                batch.vectors.as_ptr(),
+                batch.as_ptr(),
                 batch.count(),
                 position,
                 flags,

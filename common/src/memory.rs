@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{
+    GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
+    VolatileSlice,
+};
 
-use crate::protocol::dirty_log::DirtyLog;
+use crate::protocol::dirty_log::{DirtyLog, DirtyLogSlice};
 
 /// Guest memory whose every write through its slices is noted in the dirty log.
 pub type GuestMemory = GuestMemoryMmap<DirtyLog>;
@@ -39,5 +42,25 @@ impl GuestMemoryHandle {
 impl Default for GuestMemoryHandle {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Whether `len` bytes from `address` on are guest memory.
+///
+/// Nearly all buffers lie in one region, for which one look is enough; one may span adjacent regions, though.
+pub(crate) fn contains(memory: &GuestMemory, address: GuestAddress, len: usize) -> bool {
+    memory.get_slice(address, len).is_ok() || memory.check_range(address, len)
+}
+
+/// The first part of a buffer that is guest memory: all of it, unless it spans two regions.
+pub(crate) fn first_slice(
+    memory: &GuestMemory,
+    address: u64,
+    len: usize,
+) -> Option<VolatileSlice<'_, DirtyLogSlice<'_>>> {
+    let address = GuestAddress(address);
+    match memory.get_slice(address, len) {
+        Ok(slice) => Some(slice),
+        Err(_) => memory.get_slices(address, len).next()?.ok(),
     }
 }

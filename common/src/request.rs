@@ -13,11 +13,11 @@ mod test_kit;
 use std::sync::Arc;
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
+use vm_memory::GuestAddress;
 
 pub use cursor::{CursorError, Reader, Writer};
 
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory};
 
 /// The guest put a malformed chain on a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,16 +161,14 @@ impl Segments {
                 address: descriptor.addr(),
                 len: descriptor.len() as usize,
             };
-            let access = if descriptor.is_write_only() {
+            if descriptor.is_write_only() {
                 self.writable.push(segment);
-                Permissions::Write
             } else if self.writable.is_empty() {
                 self.readable.push(segment);
-                Permissions::Read
             } else {
                 return Err(ChainError::Order { head });
-            };
-            if !memory.check_range(segment.address, segment.len, access) {
+            }
+            if !memory::contains(memory, segment.address, segment.len) {
                 return Err(ChainError::OutsideMemory {
                     head,
                     address: segment.address.0,

@@ -5,11 +5,11 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use vm_memory::{ByteValued, GuestAddress, GuestMemory as _, Permissions, VolatileSlice};
+use vm_memory::{ByteValued, VolatileSlice};
 
 use super::Segment;
 use crate::buffers::{self, IoVectors, Placement, Waiting};
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory};
 use crate::protocol::dirty_log::DirtyLogSlice;
 
 /// The guest's request is shorter, or its reply buffer smaller, than the device needs.
@@ -96,14 +96,7 @@ impl<'a> Iterator for Slices<'a> {
                 continue;
             }
             let address = first.address.0.checked_add(self.cursor.offset as u64)?;
-            // A buffer may span two adjacent regions: take the part in the first one, come again for the rest.
-            let slice = self
-                .cursor
-                .memory
-                .get_slices(GuestAddress(address), len, Permissions::No)
-                .ok()?
-                .next()?
-                .ok()?;
+            let slice = memory::first_slice(self.cursor.memory, address, len)?;
             self.cursor.advance(slice.len());
             self.left -= slice.len();
             return Some(slice);
