@@ -9,8 +9,9 @@ use crate::memory::{GuestMemory, GuestMemoryHandle};
 use crate::protocol::vring::{Popped, Vring, Which};
 use crate::request::{Request, Segments};
 
-/// Requests completed before the guest is told, at most. Bounds how long the first waits for the last.
-const BATCH_MAX: u32 = 64;
+/// Requests completed before the guest is told, at most. Bounds how long the first waits for the last, and lets the guest work while
+/// the device does. One that is at work already does not ask to be told (`VIRTIO_F_EVENT_IDX`).
+const BATCH_MAX: u32 = 16;
 
 /// One ring, for the time of one call of [`Device::process`](crate::device::Device::process).
 ///

@@ -25,8 +25,9 @@ use crate::virtio::commands::{self, Step};
 use crate::virtio::sweep::{Effect, Notice, Sweep};
 use crate::virtio::wire::{Answer, Incoming};
 
-/// Requests that are begun before the first of them is submitted, at most.
-const BATCH_MAX: usize = 64;
+/// Requests that are begun before the first of them is submitted, at most. The guest is told after as many: so it prepares the next
+/// ones while we work on the others, instead of in turns with us.
+const BATCH_MAX: usize = 16;
 
 /// A request that has been looked at and not been started.
 struct Begun {

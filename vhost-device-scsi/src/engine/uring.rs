@@ -90,8 +90,8 @@ impl Uring {
             return;
         };
         let entry = entry.user_data(number as u64);
-        // SAFETY: the entry points to the slot's vectors, which nobody touches while it is taken, and these to the guest memory of
-        // the job, which keeps it mapped, as it keeps the unit's file open; the slot keeps the job until its completion was seen, and
+        // SAFETY: the entry points to the slot's vectors, which nobody touches while it is taken, and these, or it, to the guest memory
+        // of the job, which keeps it mapped, as it keeps the unit's file open; the slot keeps the job until its completion was seen, and
         // `Drop` waits for that, too. Slots move when there are more of them; what the vectors point to does not.
         let pushed = unsafe { self.ring.submission().push(&entry) }.is_ok() || {
             // Full: what is there begins first.
@@ -196,22 +196,31 @@ fn entry(job: &Job, vectors: &mut IoVectors) -> Option<squeue::Entry> {
             let mut writer = job.request().writer();
             writer.skip(frame.in_at).ok()?;
             writer.vectors(usize::try_from(extent.len).ok()?, vectors);
-            let (buffers, count) = buffers(vectors)?;
-            Some(
-                opcode::Readv::new(file, buffers, count)
+            Some(match buffers(vectors)? {
+                // Of one buffer the kernel makes less ado.
+                Buffers::One(buffer, len) => opcode::Read::new(file, buffer, len)
                     .offset(extent.at)
                     .build(),
-            )
+                Buffers::Many(buffers, count) => opcode::Readv::new(file, buffers, count)
+                    .offset(extent.at)
+                    .build(),
+            })
         }
         Operation::Write { extent, durable } => {
             let mut reader = job.request().reader();
             reader.skip(frame.out_at).ok()?;
             reader.vectors(usize::try_from(extent.len).ok()?, vectors);
-            let (buffers, count) = buffers(vectors)?;
-            let write = opcode::Writev::new(file, buffers, count)
-                .offset(extent.at)
-                .rw_flags(if *durable { libc::RWF_DSYNC } else { 0 });
-            Some(write.build())
+            let flags = if *durable { libc::RWF_DSYNC } else { 0 };
+            Some(match buffers(vectors)? {
+                Buffers::One(buffer, len) => opcode::Write::new(file, buffer, len)
+                    .offset(extent.at)
+                    .rw_flags(flags)
+                    .build(),
+                Buffers::Many(buffers, count) => opcode::Writev::new(file, buffers, count)
+                    .offset(extent.at)
+                    .rw_flags(flags)
+                    .build(),
+            })
         }
         Operation::Flush => Some(
             opcode::Fsync::new(file)
@@ -229,10 +238,20 @@ fn entry(job: &Job, vectors: &mut IoVectors) -> Option<squeue::Entry> {
     }
 }
 
-fn buffers(vectors: &IoVectors) -> Option<(*const libc::iovec, u32)> {
+/// Guest memory as a submission takes it.
+enum Buffers {
+    One(*mut u8, u32),
+    Many(*const libc::iovec, u32),
+}
+
+fn buffers(vectors: &IoVectors) -> Option<Buffers> {
     let buffers = vectors.as_slice();
+    if let [only] = buffers {
+        let len = u32::try_from(only.iov_len).ok()?;
+        return Some(Buffers::One(only.iov_base.cast(), len));
+    }
     let count = u32::try_from(buffers.len()).ok()?;
-    (buffers.len() <= VECTORS_MAX).then_some((buffers.as_ptr(), count))
+    (buffers.len() <= VECTORS_MAX).then_some(Buffers::Many(buffers.as_ptr(), count))
 }
 
 /// The best that the kernel has: flags of Linux 6.1, 5.19, and of before.

@@ -91,6 +91,8 @@ impl Worker {
                 notices = self.notices(ring.index());
             }
             let mut progress = service.finish(finished, &others);
+            // Before the kernel is given more to do: what it can do at once, it does before a submission returns.
+            service.announce(ring);
             progress |= service.take(ring, target, &notices);
             service.start(ring, !notices.is_empty(), &others);
             service.announce(ring);
