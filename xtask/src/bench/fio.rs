@@ -53,6 +53,7 @@ pub(super) fn run(
     };
     let batch = (work.depth / 2).max(1);
     let mut command = fio.command();
+    command.args(["--name=limit", engine.option()]);
     if engine == Engine::IoUring {
         command
             .arg("--registerfiles=1")
@@ -61,7 +62,6 @@ pub(super) fn run(
             .arg(format!("--iodepth_batch_complete_max={}", work.depth));
     }
     let output = command
-        .args(["--name=limit", engine.option()])
         .args([
             "--time_based",
             "--norandommap",
