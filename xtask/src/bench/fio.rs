@@ -84,7 +84,11 @@ pub(super) fn run(
         "fio: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let text = String::from_utf8_lossy(&output.stdout);
+    sample(&String::from_utf8_lossy(&output.stdout), direction, work)
+}
+
+/// What fio's report says of one direction.
+fn sample(text: &str, direction: &str, work: &Work) -> Result<Sample> {
     // Notes may come before the report.
     let report = text.find('{').and_then(|start| text.get(start..));
     let report: Value = serde_json::from_str(report.context("fio without a report")?)?;
