@@ -1,8 +1,8 @@
 //! A load generator for disks behind vhost-user: virtio-scsi and virtio-blk, in a closed loop.
 //!
 //! It is the guest's driver and nothing else: chains are written once into real rings and offered again as soon as they were used,
-//! by one thread for all rings, as one processor of a guest would. [`measure`] asks how fast a device is and does not look at data;
-//! [`verify`] looks at every byte.
+//! by one thread for all rings, as one processor of a guest would. [`Load::measure`] asks how fast a device is and does not look at data;
+//! [`Load::verify`] looks at every byte.
 //!
 //! Knows the requests of both kinds of disk (`request.rs`); does not know which daemon it talks to.
 
