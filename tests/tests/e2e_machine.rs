@@ -48,11 +48,17 @@ fn a_guest_boots_stops_is_saved_restored_and_migrated() -> Result<()> {
 
 #[test]
 fn a_destination_that_dies_leaves_the_source_running() -> Result<()> {
-    let rig = Rig::prepare()?;
+    let rig = Rig::prepare_with(&["virtio_rng"])?;
     let mut config = Config::new("source", Start::Boot);
     config.devices = ["-device", "virtio-rng-pci"].map(str::to_owned).into();
     let mut source = Vm::start(&rig, config)?;
     source.wait_ready(BOOT_DEADLINE)?;
+    let driver = "basename $(readlink -f /sys/bus/virtio/devices/virtio0/driver)";
+    assert_eq!(
+        source.run(driver)?,
+        "virtio_rng\n",
+        "its module was inserted"
+    );
     source.run(REMEMBER)?;
     // Without the device, the destination cannot take this state.
     let config = Config::new("destination", Start::Incoming);

@@ -2,7 +2,7 @@
 //! of Linux), written without root and without a cpio program, and left uncompressed.
 //!
 //! Holds busybox, an init script with a shell on the serial port, and whatever files the caller
-//! adds: programs, and later kernel modules with the order in which init inserts them.
+//! adds: programs, and kernel modules with the order in which init inserts them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! End-to-end rig: a real Linux guest in an unmodified QEMU, driven from Rust.
 //!
 //! The way through it: [`provision`] finds or fetches QEMU, a guest kernel and busybox; [`image`]
-//! packs a guest from them; [`vm`] starts it with the devices under test and talks to it through
+//! packs a guest from them, with what it needs of the kernel's [`modules`]; [`vm`] starts it with the devices under test and talks to it through
 //! [`qmp`] (the machine) and [`console`] (the guest); [`migration`] moves it, live or through a
 //! file; [`channel`] disturbs it and [`snapshot`] looks into it. [`process`] owns the child processes, so that none outlives its test.
 //!
@@ -12,6 +12,7 @@ pub mod console;
 pub mod fs_machine;
 pub mod image;
 pub mod migration;
+pub mod modules;
 pub mod process;
 pub mod provision;
 pub mod qmp;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::image::Image;
+use super::modules::Modules;
 use super::provision::{Provision, progress, provision};
 use super::vm::{Config, Start, Vm};
 use crate::workload;
@@ -34,6 +35,11 @@ pub struct Rig {
 impl Rig {
     /// Provisions, packs the guest image and chooses the accelerator.
     pub fn prepare() -> Result<Self> {
+        Self::prepare_with(&[])
+    }
+
+    /// As [`prepare`](Self::prepare), for a guest that inserts these modules of its kernel, and those that they need.
+    pub fn prepare_with(modules: &[&str]) -> Result<Self> {
         let provision = provision()?;
         let workload = workload::program()?;
         // Not below the target folder: socket paths are limited to 107 bytes.
@@ -42,6 +48,15 @@ impl Rig {
         let program = workload.display();
         let program = fs::read(&workload).with_context(|| format!("reading {program}"))?;
         image.file(WORKLOAD.trim_start_matches('/'), 0o755, program);
+        if !modules.is_empty() {
+            let all = provision
+                .modules
+                .as_ref()
+                .context("GUEST_KERNEL is named, and its GUEST_MODULES are not")?;
+            for module in Modules::find(all)?.with_needed(modules)? {
+                image.module(&module.file_name, module.data);
+            }
+        }
         let path = folder.path().join("initramfs");
         let mut file = File::create(&path)?;
         image.write(&mut file).context("writing the guest image")?;

@@ -1,6 +1,7 @@
 //! What a guest needs from outside: QEMU, a Linux kernel, busybox.
 //!
-//! In this order: what the environment names (`QEMU`, `GUEST_KERNEL`, `GUEST_BUSYBOX`); a QEMU on
+//! In this order: what the environment names (`QEMU`, `GUEST_KERNEL` and its modules, `GUEST_MODULES`,
+//! `GUEST_BUSYBOX`); a QEMU on
 //! the search path that is new enough; the machine's own Debian mirror, unpacked below
 //! `target/provision/` without root and without a change to the machine (`apt.rs`). What was
 //! unpacked is kept, and a second run finds it at once.
@@ -75,6 +76,8 @@ pub struct Provision {
     pub qemu_version: String,
     /// A bzImage with virtio and virtiofs built in.
     pub kernel: PathBuf,
+    /// The kernel's folder of modules, if it is known: `lib/modules/VERSION`.
+    pub modules: Option<PathBuf>,
     /// A static busybox.
     pub busybox: PathBuf,
     /// Folder for what is derived from these and worth keeping; below the target folder.
@@ -115,12 +118,17 @@ pub fn provision() -> Result<Provision> {
         let (major, minor) = QEMU_VERSION_MIN;
         bail!("{qemu_version}: too old, need {major}.{minor} or later");
     }
-    let kernel = named("GUEST_KERNEL").map_or_else(|| tree.kernel(), Ok)?;
+    // The tree's modules are of no use to another kernel.
+    let (kernel, modules) = match named("GUEST_KERNEL") {
+        Some(kernel) => (kernel, named("GUEST_MODULES")),
+        None => (tree.kernel()?, Some(tree.modules()?)),
+    };
     let busybox = named("GUEST_BUSYBOX").or_else(|| tree.busybox());
     Ok(Provision {
         qemu,
         qemu_version,
         kernel,
+        modules,
         busybox: busybox.context("busybox is missing")?,
         cache,
     })
@@ -155,7 +163,7 @@ fn how_to_get_it() -> String {
         "cannot fetch what the guest needs. Without apt and a Debian mirror, install QEMU \
          {major}.{minor} or later (qemu-system-x86_64) and name a kernel with virtiofs built in \
          and a static busybox: GUEST_KERNEL=/path/vmlinuz GUEST_BUSYBOX=/path/busybox \
-         [QEMU=/path/qemu-system-x86_64]"
+         [GUEST_MODULES=/lib/modules/VERSION] [QEMU=/path/qemu-system-x86_64]"
     )
 }
 

@@ -77,16 +77,32 @@ impl Tree {
     }
 
     pub(super) fn kernel(&self) -> Result<PathBuf> {
-        let folder = self.0.join("boot");
-        let entries =
-            fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("vmlinuz-") {
-                return Ok(entry.path());
+        self.only(&["boot"], "vmlinuz-")
+    }
+
+    /// The kernel's folder of modules; newer releases of Debian have it below usr.
+    pub(super) fn modules(&self) -> Result<PathBuf> {
+        self.only(&["lib/modules", "usr/lib/modules"], "")
+    }
+
+    /// What begins with `prefix` in one of `folders`: a tree has one kernel.
+    fn only(&self, folders: &[&str], prefix: &str) -> Result<PathBuf> {
+        for folder in folders.iter().map(|folder| self.0.join(folder)) {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("reading {}", folder.display()));
+                }
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_name().to_string_lossy().starts_with(prefix) {
+                    return Ok(entry.path());
+                }
             }
         }
-        bail!("no kernel in {}", folder.display())
+        bail!("no {} in {}", folders.join(" or "), self.0.display())
     }
 
     pub(super) fn busybox(&self) -> Option<PathBuf> {
@@ -98,6 +114,23 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_is_found_with_its_modules() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = Tree::new(folder.path().to_owned());
+        assert!(tree.kernel().is_err());
+        assert!(tree.modules().is_err());
+        for path in ["boot", "usr/lib/modules/6.12.9"] {
+            fs::create_dir_all(folder.path().join(path)).unwrap();
+        }
+        for name in ["config-6.12.9", "vmlinuz-6.12.9"] {
+            fs::write(folder.path().join("boot").join(name), "").unwrap();
+        }
+        let (kernel, modules) = (tree.kernel().unwrap(), tree.modules().unwrap());
+        assert!(kernel.ends_with("boot/vmlinuz-6.12.9"));
+        assert!(modules.ends_with("usr/lib/modules/6.12.9"));
+    }
 
     #[test]
     fn a_program_is_run_by_the_loader_beside_it() {
