@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rustix::event::{EventfdFlags, eventfd};
 use tests::guest::chain::{DESCRIPTOR_INDIRECT, DESCRIPTOR_NEXT, DESCRIPTOR_WRITE, Descriptor};
 use tests::in_process::{DEADLINE, Host, Machine, Shape};
 use tests::null_device::NullDevice;
@@ -98,6 +99,51 @@ fn with_event_idx_a_guest_that_does_not_listen_is_not_notified() -> Result<()> {
         machine.start_ring(0)?;
         // used_event is still 0: only the first used element crosses it.
         assert_eq!(machine.ring(0)?.take_call()?, count == 1, "request {count}");
+    }
+    Ok(())
+}
+
+/// QEMU enables rings before it hands over the call descriptors that the guest listens to. Until then there is none if the ring was
+/// stopped before, and on a migration's destination one that it does not look at.
+#[test]
+fn a_notification_is_repeated_for_a_late_call_descriptor() -> Result<()> {
+    let event_idx = [false, true].map(|event_idx| Shape {
+        event_idx,
+        ..Shape::default()
+    });
+    for (shape, deaf) in event_idx
+        .into_iter()
+        .flat_map(|shape| [(shape, false), (shape, true)])
+    {
+        let host = Host::new(ProbeDevice::new());
+        let mut machine = host.machine_with(shape)?;
+        machine.add(0, &now(), 8)?;
+        machine.ring(0)?.publish_silently()?;
+        let setup = machine.ring(0)?.setup(0);
+        let (size, address) = (setup.size, setup.address);
+        let kick = setup.kick.try_clone_to_owned()?;
+        let call = setup.call.try_clone_to_owned()?;
+        let frontend = machine.frontend();
+        if deaf {
+            frontend.set_ring_call(0, eventfd(0, EventfdFlags::CLOEXEC)?)?;
+        }
+        frontend.set_ring_size(0, size)?;
+        frontend.set_ring_base(0, 0)?;
+        frontend.set_ring_address(address)?;
+        frontend.set_ring_kick(0, kick)?;
+        frontend.set_ring_enabled(0, true)?;
+        until_used(&mut machine, 0, 1)?;
+        // The guest would have been notified by the end of this.
+        machine.frontend().suspend()?;
+        machine.frontend().resume()?;
+        assert!(!machine.ring(0)?.take_call()?, "by what?");
+        machine.frontend().set_ring_call(0, &call)?;
+        assert!(machine.ring(0)?.take_call()?, "{shape:?} {deaf}");
+        // Nothing to be repeated for a ring that is stopped, or that has just been started.
+        machine.stop_ring(0)?;
+        machine.frontend().set_ring_call(0, &call)?;
+        machine.start_ring(0)?;
+        assert!(!machine.ring(0)?.take_call()?);
     }
     Ok(())
 }

@@ -111,6 +111,8 @@ struct Shared {
     broken: AtomicBool,
     /// The available index at which it was started last.
     base: AtomicU16,
+    /// The guest was notified since the ring was started, if only by a call descriptor that nobody listened to.
+    notified: AtomicBool,
     /// Malformed chains.
     malformed: Sparse,
     /// Notifications that could not be given.

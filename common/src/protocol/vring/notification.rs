@@ -3,11 +3,12 @@
 //! Knows nothing of what is on the ring.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
-use vhost_user_backend::VringT;
+use vhost_user_backend::{VringState, VringT};
 use virtio_queue::QueueT;
 
-use super::Vring;
+use super::{Table, Vring};
 use crate::memory::GuestMemory;
 
 impl Vring {
@@ -16,22 +17,37 @@ impl Vring {
         let mut state = self.stock().get_mut();
         match state.needs_notification() {
             Ok(true) => {
-                // A counter that is full has been signalled, and not read yet.
-                if let Err(error) = state.signal_used_queue()
-                    && error.kind() != io::ErrorKind::WouldBlock
-                    && let Some(count) = self.shared.unheard.count()
-                {
-                    log::error!(
-                        "ring {}: front-end's call descriptor cannot be written: {error} ({count} times)",
-                        self.index()
-                    );
-                }
+                self.shared.notified.store(true, Ordering::Relaxed);
+                self.signal(&state);
             }
             Ok(false) => {}
             Err(error) => {
                 drop(state);
                 self.broke("guest", &error);
             }
+        }
+    }
+
+    /// A call descriptor has come. QEMU hands over the one that the guest listens to after it has enabled the ring: on a machine that
+    /// goes on there was none before, and on a migration's destination one that it does not look at. What the guest was notified of
+    /// by then is told again, for a device that has nothing more to say would not.
+    pub(super) fn repeat_notification(&self) {
+        let state = self.stock().get_ref();
+        if state.get_queue().ready() && self.shared.notified.load(Ordering::Relaxed) {
+            self.signal(&state);
+        }
+    }
+
+    fn signal(&self, state: &VringState<Table>) {
+        // A counter that is full has been signalled, and not read yet.
+        if let Err(error) = state.signal_used_queue()
+            && error.kind() != io::ErrorKind::WouldBlock
+            && let Some(count) = self.shared.unheard.count()
+        {
+            log::error!(
+                "ring {}: front-end's call descriptor cannot be written: {error} ({count} times)",
+                self.index()
+            );
         }
     }
 

@@ -41,6 +41,7 @@ impl VringT<Table> for Vring {
                 owed: Arc::default(),
                 broken: AtomicBool::new(false),
                 base: AtomicU16::new(0),
+                notified: AtomicBool::new(false),
                 malformed: Sparse::default(),
                 unheard: Sparse::default(),
             }),
@@ -116,6 +117,7 @@ impl VringT<Table> for Vring {
     fn set_queue_ready(&self, ready: bool) {
         if ready {
             self.shared.broken.store(false, Ordering::Relaxed);
+            self.shared.notified.store(false, Ordering::Relaxed);
             self.track();
             let base = self.stock().queue_next_avail();
             self.shared.base.store(base, Ordering::Relaxed);
@@ -148,7 +150,11 @@ impl VringT<Table> for Vring {
 
     fn set_call(&self, file: Option<File>) {
         self.unblock(file.as_ref(), "call");
+        let comes = file.is_some();
         self.stock().set_call(file);
+        if comes {
+            self.repeat_notification();
+        }
     }
 
     fn set_err(&self, file: Option<File>) {
