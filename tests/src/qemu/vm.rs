@@ -77,6 +77,18 @@ impl Config {
         self
     }
 
+    /// Adds a SCSI controller called `id`, served by the daemon at `socket`.
+    #[must_use]
+    pub fn with_scsi(mut self, id: &str, socket: &str) -> Self {
+        self.devices.extend([
+            "-chardev".to_owned(),
+            format!("socket,id={id},path={socket}"),
+            "-device".to_owned(),
+            format!("vhost-user-scsi-pci,id={id}-device,chardev={id}"),
+        ]);
+        self
+    }
+
     /// Adds a daemon's log to the failure reports.
     #[must_use]
     pub fn with_log(mut self, log: impl Into<PathBuf>) -> Self {
@@ -192,6 +204,14 @@ impl Vm {
     pub fn cont(&mut self) -> Result<()> {
         self.execute("cont", &json!({}))?;
         self.expect_status("running")
+    }
+
+    /// Resets the whole machine, as a button would; the guest boots again.
+    pub fn reset(&mut self) -> Result<()> {
+        // Otherwise the option -no-reboot ends it.
+        self.execute("set-action", &json!({ "reboot": "reset" }))?;
+        self.execute("system_reset", &json!({}))?;
+        Ok(())
     }
 
     /// QEMU's run state.
