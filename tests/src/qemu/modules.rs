@@ -145,19 +145,38 @@ mod tests {
     use std::io::Write as _;
 
     use lzma_rust2::{XzOptions, XzWriter};
-    use object::write::Object;
-    use object::{Architecture, BinaryFormat, SectionKind};
 
     use super::*;
 
-    /// A module that is nothing but its `.modinfo`.
+    /// A module that is nothing but its `.modinfo`: an ELF header, the section, the sections' names, the table of sections.
     fn module(depends: &str) -> Vec<u8> {
-        let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
-        let section =
-            object.add_section(Vec::new(), b".modinfo".to_vec(), SectionKind::ReadOnlyData);
-        let entries = format!("license=GPL\0depends={depends}\0retpoline=Y\0");
-        object.append_section_data(section, entries.as_bytes(), 1);
-        object.write().unwrap()
+        let info = format!("license=GPL\0depends={depends}\0retpoline=Y\0");
+        let names = "\0.modinfo\0.names\0";
+        let (info_at, names_at) = (64, 64 + info.len());
+        let table_at = (names_at + names.len()).next_multiple_of(8);
+
+        let mut module = b"\x7fELF\x02\x01\x01".to_vec(); // 64 bits, little-endian, version 1
+        module.resize(16, 0);
+        module.extend([1, 0, 62, 0, 1, 0, 0, 0]); // relocatable, x86-64, version 1
+        module.extend([0; 16]);
+        module.extend((table_at as u64).to_le_bytes());
+        module.extend([0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 64, 0, 3, 0, 2, 0]); // three sections, names in the last
+        module.extend(info.bytes());
+        module.extend(names.bytes());
+        module.resize(table_at, 0);
+        module.extend([0; 64]);
+        for (name, kind, at, size) in [
+            (1_u32, 1_u32, info_at, info.len()), // PROGBITS
+            (10, 3, names_at, names.len()),      // STRTAB
+        ] {
+            module.extend(name.to_le_bytes());
+            module.extend(kind.to_le_bytes());
+            module.extend([0; 16]);
+            module.extend((at as u64).to_le_bytes());
+            module.extend((size as u64).to_le_bytes());
+            module.extend([0; 24]);
+        }
+        module
     }
 
     fn compressed(data: &[u8]) -> Vec<u8> {
