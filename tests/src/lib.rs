@@ -11,6 +11,7 @@ pub mod load;
 pub mod null_device;
 pub mod probe_device;
 pub mod qemu;
+pub mod random;
 pub mod scsi_client;
 pub mod scsi_suite;
 pub mod stoppable_storage;

@@ -24,6 +24,7 @@ use super::port::Port;
 use super::wire::{ANSWER_SIZE, Answer, Kind, REQUEST_SIZE, Request, SENSE_MAX, SOCKET_VARIABLE};
 use crate::daemon_runner::library;
 use crate::qemu::process::Process;
+use crate::random::Random;
 
 /// `/dev/sgN` is unit `N % UNITS` of port `N / UNITS`.
 pub const UNITS: u8 = 16;
@@ -31,7 +32,7 @@ pub const UNITS: u8 = 16;
 /// When ports are migrated while a program runs: at random, and less and less often, so that a long program is not all migration.
 #[derive(Clone, Debug)]
 pub struct Moves {
-    random: u64,
+    random: Random,
     every: u64,
 }
 
@@ -39,17 +40,14 @@ impl Moves {
     /// Before about one command in `every` at first.
     pub fn new(seed: u64, every: u64) -> Self {
         Self {
-            random: seed,
+            random: Random::new(seed),
             every: every.max(1),
         }
     }
 
-    /// Whether to migrate now. The numbers are Sebastiano Vigna's `SplitMix64`: any seed is a good one.
+    /// Whether to migrate now.
     fn next(&mut self) -> bool {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let now = (mixed ^ (mixed >> 31)).is_multiple_of(self.every);
+        let now = self.random.number().is_multiple_of(self.every);
         if now {
             self.every += self.every / 2 + 1;
         }

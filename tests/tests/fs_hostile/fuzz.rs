@@ -4,10 +4,10 @@
 //! same; another one is made of the time, and told if the test fails.
 
 use std::fs;
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 use tests::fuse_client::ROOT;
+use tests::random::Random;
 use vhost_device_fs::fuse::abi::{Opcode, OutHeader};
 use vhost_device_fs::fuse::wire::Wire;
 
@@ -15,26 +15,6 @@ use crate::numbers::resident_kib;
 use crate::rig::{Rig, outcome, request, request_of_length};
 
 const REQUESTS: usize = 25_000;
-
-/// Sebastiano Vigna's `SplitMix64`: any seed is a good one.
-struct Random(u64);
-
-impl Random {
-    fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.number() % end.max(1) as u64).unwrap_or(0)
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T], other: T) -> T {
-        all.get(self.below(all.len())).copied().unwrap_or(other)
-    }
-}
 
 const NAMES: &[&str] = &[
     "a",
@@ -170,7 +150,7 @@ impl Guest {
 
 fn attack(rig: &mut Rig, seed: u64) -> Result<()> {
     let mut guest = Guest {
-        random: Random(seed),
+        random: Random::new(seed),
         nodeids: Vec::new(),
         handles: Vec::new(),
     };
@@ -209,9 +189,7 @@ fn attack(rig: &mut Rig, seed: u64) -> Result<()> {
 
 #[test]
 fn whatever_the_guest_sends() -> Result<()> {
-    let now = UNIX_EPOCH.elapsed()?.as_nanos();
-    let of_the_time = u64::try_from(now % u128::from(u64::MAX))?;
-    for seed in [1, of_the_time] {
+    for seed in [1, Random::seed_of_the_time()] {
         let mut rig = Rig::start(
             &["--xattr", "--security-label", "--rlimit-nofile", "600"],
             |share| {
