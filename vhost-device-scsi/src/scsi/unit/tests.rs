@@ -190,8 +190,13 @@ fn failures_say_where() {
             false,
         ),
     ];
-    let reply = unit.finish(&cdb, &status, Ok(Completion::Allocation(extents)));
+    let done = Ok(Completion::Allocation(extents));
+    let reply = unit.finish(&cdb, &status, done.clone());
     assert_eq!(reply.data[..4], [0, 0, 0, 36]);
+    // With room for no descriptor it is as long as it would have been.
+    let short = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0];
+    assert_eq!(operation(unit.begin(&short)), status);
+    assert_eq!(unit.finish(&short, &status, done).data, [0, 0, 0, 36]);
     assert_eq!((reply.data[19], reply.data[20]), (2, 0));
     assert_eq!((reply.data[35], reply.data[36]), (8, 1));
 }
