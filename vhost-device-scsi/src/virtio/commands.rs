@@ -120,13 +120,10 @@ fn whole(
 ) -> Result<(Action, usize), CursorError> {
     let Incoming { cdb, frame, .. } = incoming;
     match unit.begin(cdb) {
-        Action::Parameters { len } => {
-            let list = parameters(unit, request, frame, cdb, len)?;
-            Ok((
-                list.map_or_else(|action| action, |list| unit.begin_with(cdb, &list)),
-                len,
-            ))
-        }
+        Action::Parameters { len } => Ok(match parameters(unit, request, frame, cdb, len)? {
+            Ok(list) => (unit.begin_with(cdb, &list), len),
+            Err(refused) => (refused, 0),
+        }),
         action @ (Action::Reply(_) | Action::Operation(_)) => Ok((action, 0)),
     }
 }
@@ -140,12 +137,10 @@ pub(crate) fn whole_shared(
         unit, cdb, frame, ..
     } = command;
     match unit.begin_shared(cdb) {
-        Action::Parameters { len } => {
-            let list = parameters(unit, request, frame, cdb, len)?;
-            let action =
-                list.map_or_else(|action| action, |list| unit.begin_with_shared(cdb, &list));
-            Ok((action, len))
-        }
+        Action::Parameters { len } => Ok(match parameters(unit, request, frame, cdb, len)? {
+            Ok(list) => (unit.begin_with_shared(cdb, &list), len),
+            Err(refused) => (refused, 0),
+        }),
         action @ (Action::Reply(_) | Action::Operation(_)) => Ok((action, 0)),
     }
 }

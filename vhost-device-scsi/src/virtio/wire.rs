@@ -187,11 +187,8 @@ impl Answer<'_> {
             log::error!("response lost: {error}");
             return 0;
         }
-        let data = if frame.in_len > 0 {
-            self.transferred
-        } else {
-            0
-        };
+        // What was taken from the driver is not written to its buffers.
+        let data = self.transferred.min(frame.in_len);
         u32::try_from(frame.in_at + data).unwrap_or(u32::MAX)
     }
 
@@ -219,6 +216,29 @@ mod tests {
         assert_eq!(decode([0, 3, 0x40, 7]), Address::BadTarget);
         assert_eq!(decode([0xc1, 1, 0, 0]), Address::ReportLuns);
         assert_eq!(decode([1, 3, 0xc1, 1]), Address::ReportLuns);
+    }
+
+    #[test]
+    fn no_more_is_written_than_there_is_room_for() {
+        let sizes = Sizes {
+            command: 32,
+            sense: 96,
+        };
+        let header = [0; 51];
+        for (out, room, transferred, written) in [
+            (512, 0, 512, 108),
+            (0, 64, 512, 172),
+            (0, 64, 10, 118),
+            (0, 0, 512, 108),
+        ] {
+            let request = Request::in_memory(&[&header, &vec![0; out]], &[108, room]);
+            let incoming = Incoming::parse(&request, sizes).unwrap();
+            let answer = Answer {
+                transferred,
+                ..Answer::only(Response::Ok)
+            };
+            assert_eq!(answer.write(&request, &incoming.frame), written);
+        }
     }
 
     #[test]
