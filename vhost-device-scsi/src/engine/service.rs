@@ -23,7 +23,7 @@ use crate::scsi::{Completion, Failure};
 use crate::target::{Table, Target};
 use crate::virtio::commands::{self, Step};
 use crate::virtio::sweep::{Effect, Notice, Sweep};
-use crate::virtio::wire::{Answer, Incoming};
+use crate::virtio::wire::{Answer, Incoming, malformed};
 
 /// Requests that are begun before the first of them is submitted, at most. The guest is told after as many: so it prepares the next
 /// ones while we work on the others, instead of in turns with us.
@@ -181,7 +181,7 @@ impl Service {
             let incoming = match Incoming::parse(&request, sizes) {
                 Ok(incoming) => incoming,
                 Err(error) => {
-                    log::warn!("ring {}: {error}; given back unserved", ring.index());
+                    malformed(ring.index(), &error);
                     ring.complete(request, 0);
                     continue;
                 }

@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use common::report::Sparse;
+
 use crate::backing::{Backing, BackingError};
 use crate::config::UnitConfig;
 use crate::reservations::{InFlight, Store};
@@ -138,7 +140,10 @@ impl LogicalUnit {
             })
         });
         done.unwrap_or_else(|error| {
-            log::error!("{}", common::report::chain(&error));
+            static BROKEN: Sparse = Sparse::new();
+            if let Some(count) = BROKEN.count() {
+                log::error!("{} ({count} times)", common::report::chain(&error));
+            }
             Action::Reply(self.with(|unit| unit.broken()))
         })
     }

@@ -10,7 +10,7 @@ use common::device::Guest;
 use common::request::{CursorError, Request};
 use common::ring::Ring;
 
-use super::wire::event_lun;
+use super::wire::{event_lun, malformed};
 use crate::scsi::attention::Attention;
 
 /// Index of the event queue.
@@ -154,7 +154,7 @@ impl Events {
                 }
                 Err(error) => {
                     // 5.6.6.3: a buffer that is too small is used up, and the event lost; the next one says so.
-                    log::warn!("guest: event buffer: {error}");
+                    malformed(EVENT_RING, &error);
                     pending.events.pop_front();
                     pending.missed = true;
                     0

@@ -9,7 +9,7 @@ use common::request::{CursorError, Request};
 use common::ring::Ring;
 
 use super::sweep::{Effect, Notice, Scope, Sweep};
-use super::wire::{Address, Response};
+use super::wire::{Address, Response, malformed};
 use crate::engine::Workers;
 use crate::scsi::attention::Attention;
 use crate::target::Target;
@@ -99,7 +99,7 @@ pub(crate) fn serve(ring: &mut Ring<'_>, target: &Arc<Target>, workers: &Workers
             }
             Ok(Control::Unknown) => answer(ring, request, REJECTED),
             Err(error) => {
-                log::warn!("control queue: {error}; given back unserved");
+                malformed(CONTROL_RING, &error);
                 ring.complete(request, 0);
             }
         }
@@ -169,7 +169,7 @@ fn write(request: &Request, bytes: &[u8]) -> u32 {
     match request.writer().write_all(bytes) {
         Ok(()) => u32::try_from(bytes.len()).unwrap_or(0),
         Err(error) => {
-            log::warn!("control queue: {error}");
+            malformed(CONTROL_RING, &error);
             0
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Knows no ring and no unit.
 
+use common::report::Sparse;
 use common::request::{CursorError, Request, Writer};
 
 use crate::scsi::CDB_BYTES_MAX;
@@ -137,6 +138,15 @@ impl Incoming {
                 sense: sizes.sense,
             },
         })
+    }
+}
+
+/// Tells the operator of a request whose buffers are too short for what it is, if it is not the thousandth. The guest gets it back
+/// unserved.
+pub fn malformed(ring: usize, error: &CursorError) {
+    static MALFORMED: Sparse = Sparse::new();
+    if let Some(count) = MALFORMED.count() {
+        log::warn!("ring {ring}: {error}; given back unserved ({count} so far)");
     }
 }
 
