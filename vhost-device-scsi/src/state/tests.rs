@@ -1,5 +1,8 @@
 //! States that are sound, and states that only look so.
 
+use std::path::Path;
+
+use common::state::golden::check;
 use common::state::{Limits, read_state, write_state};
 use proptest::prelude::*;
 
@@ -61,10 +64,157 @@ fn state() -> ScsiState {
     }
 }
 
+/// A target with one unit to which nothing has happened.
+fn fresh() -> ScsiState {
+    ScsiState {
+        target: TargetV1 {
+            target: 0,
+            initiator: transport_id("iqn.2026-01.org.vhost-device:guest"),
+            command_bytes: 32,
+            sense_bytes: 96,
+            events_missed: false,
+        },
+        units: vec![fresh_unit()],
+        events: Vec::new(),
+    }
+}
+
+fn fresh_unit() -> UnitV1 {
+    UnitV1 {
+        lun: 0,
+        serial: "6d0f3c5ab1e2".to_owned(),
+        wwn: 0x3d0f_3c5a_b1e2_4788,
+        block_size: 512,
+        readonly: false,
+        thin: true,
+        blocks: 204_800,
+        blocks_reported: 204_800,
+        attentions: vec![(0x29, 0x00)],
+        deferred: None,
+        write_cache: true,
+        descriptor_sense: false,
+        write_protect: false,
+        stopped: false,
+        removal_prevented: false,
+        shared: false,
+        reservations: ReservationsV1::default(),
+    }
+}
+
+/// The bytes that live code makes of a name; a state is plain data, and does not know the code.
+fn transport_id(name: &str) -> Vec<u8> {
+    let initiator = crate::scsi::reservation::Initiator::parse(name).unwrap();
+    initiator.transport_id().to_vec()
+}
+
+/// Units of all sorts; no two fields of a struct have the same value, as far as there are as many.
+fn typical() -> ScsiState {
+    let [first, second] = ["iqn.2026-01.org.example:vm7", "sas:5000c50012345678"].map(transport_id);
+    ScsiState {
+        target: TargetV1 {
+            target: 3,
+            initiator: first.clone(),
+            command_bytes: 64,
+            sense_bytes: 252,
+            events_missed: true,
+        },
+        units: vec![
+            UnitV1 {
+                lun: 1,
+                serial: "DATA-1".to_owned(),
+                wwn: 0x3123_4567_89ab_cdef,
+                block_size: 512,
+                readonly: false,
+                thin: true,
+                blocks: 1 << 33,
+                blocks_reported: 1 << 32,
+                attentions: vec![(0x2a, 0x09), (0x2a, 0x05), (0x3f, 0x0e)],
+                deferred: Some(SenseV1 {
+                    key: 0x3,
+                    asc: 0x0c,
+                    ascq: 0x02,
+                    information: Some(0x1_0000_0005),
+                }),
+                write_cache: true,
+                descriptor_sense: false,
+                write_protect: false,
+                stopped: true,
+                removal_prevented: false,
+                shared: false,
+                reservations: ReservationsV1 {
+                    generation: 41,
+                    registrations: vec![
+                        RegistrationV1 {
+                            initiator: second.clone(),
+                            key: 0xfeed_face_cafe_beef,
+                        },
+                        RegistrationV1 {
+                            initiator: first.clone(),
+                            key: 7,
+                        },
+                    ],
+                    holder: Some(HolderV1 {
+                        kind: 6,
+                        initiator: second,
+                    }),
+                    legacy: None,
+                },
+            },
+            UnitV1 {
+                lun: 300,
+                serial: "LEGACY-300".to_owned(),
+                wwn: 0x3000_0000_0000_0300,
+                block_size: 4096,
+                readonly: true,
+                thin: false,
+                blocks: 2000,
+                blocks_reported: 1999,
+                attentions: vec![(0x29, 0x07)],
+                deferred: None,
+                write_cache: false,
+                descriptor_sense: true,
+                write_protect: true,
+                stopped: false,
+                removal_prevented: true,
+                shared: false,
+                reservations: ReservationsV1 {
+                    generation: 5,
+                    legacy: Some(first),
+                    ..ReservationsV1::default()
+                },
+            },
+            UnitV1 {
+                lun: 16_383,
+                shared: true,
+                serial: "SHARED".to_owned(),
+                wwn: 0x3fff_ffff_ffff_ffff,
+                ..fresh_unit()
+            },
+        ],
+        events: vec![
+            event(1, 300, (0, 0)),
+            event(2, 17, (0, 0)),
+            event(3, 1, (0x2a, 0x09)),
+        ],
+    }
+}
+
+fn event(kind: u8, lun: u16, reason: (u8, u8)) -> EventV1 {
+    EventV1 { kind, lun, reason }
+}
+
 fn bytes(state: &ScsiState) -> Vec<u8> {
     let mut bytes = Vec::new();
     write_state(state, ScsiState::VERSION, &mut bytes).unwrap();
     bytes
+}
+
+#[test]
+fn golden_states() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    check(&folder, &[("fresh", fresh()), ("typical", typical())]);
+    assert_eq!(fresh().validate(), Ok(()));
+    assert_eq!(typical().validate(), Ok(()));
 }
 
 #[test]
