@@ -101,6 +101,16 @@ impl Daemon {
         self.process.id()
     }
 
+    /// Memory of its own that is resident, in KiB: what it has allocated, and not what it shares with a guest.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.id().as_raw_nonzero());
+        let status = std::fs::read_to_string(path)?;
+        let anonymous = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
+        Ok(anonymous.map_or(Ok(0), |number| number.trim().parse())?)
+    }
+
     /// Asks it to end, as service managers do.
     pub fn terminate(&self) -> Result<()> {
         Ok(kill_process(self.process.id(), Signal::TERM)?)

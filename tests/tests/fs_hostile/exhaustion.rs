@@ -7,7 +7,6 @@ use tests::fuse_client::{Client, ROOT, encode};
 use vhost_device_fs::fuse::abi::{CreateIn, EntryOut, Opcode, SetAttrIn, setattr};
 use vhost_device_fs::fuse::wire::Wire;
 
-use crate::numbers::resident_kib;
 use crate::rig::{Rig, empty, name, refused};
 
 const READ_WRITE: u32 = libc::O_RDWR.cast_unsigned();
@@ -155,7 +154,7 @@ fn a_hundred_thousand_inodes_need_few_descriptors_and_little_memory() -> Result<
         }
         Ok(())
     })?;
-    let (before, memory) = (descriptors(&rig)?, resident_kib(&rig)?);
+    let (before, memory) = (descriptors(&rig)?, rig.daemon.resident_kib()?);
     let mut files = Vec::new();
     for round in 0..ROUNDS {
         for folder in 0..FOLDERS {
@@ -177,7 +176,7 @@ fn a_hundred_thousand_inodes_need_few_descriptors_and_little_memory() -> Result<
         }
     }
     ensure!(descriptors(&rig)? - before <= 64);
-    let grown = resident_kib(&rig)?.saturating_sub(memory);
+    let grown = rig.daemon.resident_kib()?.saturating_sub(memory);
     let per_inode = grown * 1024 / u64::from(FOLDERS * FILES);
     println!(
         "{grown} KiB for {} inodes, {per_inode} bytes each",

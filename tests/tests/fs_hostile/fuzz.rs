@@ -11,7 +11,6 @@ use tests::random::Random;
 use vhost_device_fs::fuse::abi::{Opcode, OutHeader};
 use vhost_device_fs::fuse::wire::Wire;
 
-use crate::numbers::resident_kib;
 use crate::rig::{Rig, outcome, request, request_of_length};
 
 const REQUESTS: usize = 25_000;
@@ -206,10 +205,10 @@ fn whatever_the_guest_sends() -> Result<()> {
         };
         let process = Some(rig.daemon.id());
         rustix::process::prlimit(process, rustix::process::Resource::Fsize, limit)?;
-        let before = resident_kib(&rig)?;
+        let before = rig.daemon.resident_kib()?;
         attack(&mut rig, seed)
             .and_then(|()| {
-                let grown = resident_kib(&rig)?.saturating_sub(before);
+                let grown = rig.daemon.resident_kib()?.saturating_sub(before);
                 println!("seed {seed}: {grown} KiB more are resident");
                 ensure!(grown < 128 << 10, "{grown} KiB more are resident");
                 rig.client.init(u64::MAX)?;

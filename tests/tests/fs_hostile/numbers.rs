@@ -262,7 +262,7 @@ fn sizes_beyond_all_bounds_need_no_memory() -> Result<()> {
             flags,
         )?)
     })?;
-    let before = resident_kib(&rig)?;
+    let before = rig.daemon.resident_kib()?;
     let file = rig.client.lookup(ROOT, "f")?.nodeid;
     let handle = rig.client.open(file, READ_WRITE)?.handle;
     let directory = rig.client.open_dir(ROOT)?.handle;
@@ -322,19 +322,9 @@ fn sizes_beyond_all_bounds_need_no_memory() -> Result<()> {
     ensure!(refused(rig.client.set_xattr(file, &name, b""))? == libc::ERANGE);
     ensure!(refused(rig.client.set_xattr(file, "", b""))? == libc::ERANGE);
     ensure!(fs::read_to_string(rig.path("f"))? == "text");
-    let grown = resident_kib(&rig)?.saturating_sub(before);
+    let grown = rig.daemon.resident_kib()?.saturating_sub(before);
     ensure!(grown < 64 << 10, "{grown} KiB more are resident");
     rig.survived()
-}
-
-/// How much memory the daemon has, guest memory not counted.
-pub(crate) fn resident_kib(rig: &Rig) -> Result<u64> {
-    let path = format!("/proc/{}/status", rig.daemon.id().as_raw_nonzero());
-    let status = fs::read_to_string(path)?;
-    let anonymous = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
-    Ok(anonymous.map_or(Ok(0), |number| number.trim().parse())?)
 }
 
 #[test]
