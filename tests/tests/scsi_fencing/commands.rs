@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tests::scsi_suite::initiator::{CHECK_CONDITION, Data, GOOD, RESERVATION_CONFLICT};
 
-use crate::rig::{A, B, CONFLICT, Rig, with_all_migrations};
+use crate::rig::{A, B, CONFLICT, Rig, at_rest_and_migrating};
 
 /// What a command is to the holder of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,7 +262,7 @@ fn ask_all(rig: &mut Rig, number: usize, refused: impl Fn(Stands) -> bool) -> Re
 
 #[test]
 fn every_command_of_others_is_refused_or_allowed_as_the_table_says() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         rig.register(A)?;
         for &kind in rig.kinds() {
             rig.act(A, "--reserve", kind, 0)?;
@@ -299,7 +299,7 @@ fn every_command_of_others_is_refused_or_allowed_as_the_table_says() -> Result<(
 
 #[test]
 fn a_reservation_of_spc_2_is_in_the_way_of_others_and_of_persistent_ones() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         ensure!(status(rig, A, Nothing, &[0x16, 0, 0, 0, 0, 0])? == GOOD);
         rig.step()?;
         ensure!(rig.writers()? == [A]);

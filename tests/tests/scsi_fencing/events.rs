@@ -5,7 +5,7 @@ use tests::scsi_suite::initiator::Data;
 
 use crate::rig::{
     A, B, C, CONFLICT, DONE, EXCLUSIVE_ACCESS, REFUSED, REGISTRATIONS_PREEMPTED,
-    RESERVATIONS_PREEMPTED, RESERVATIONS_RELEASED, Rig, WRITE_EXCLUSIVE, with_all_migrations,
+    RESERVATIONS_PREEMPTED, RESERVATIONS_RELEASED, Rig, WRITE_EXCLUSIVE, at_rest_and_migrating,
 };
 
 /// All of them register, and A reserves.
@@ -18,7 +18,7 @@ fn reserved(rig: &mut Rig, kind: u8) -> Result<()> {
 
 #[test]
 fn registrations_are_seen_by_all_and_need_the_right_key() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         // A key that one does not have.
         rig.out(
             A,
@@ -53,7 +53,7 @@ fn registrations_are_seen_by_all_and_need_the_right_key() -> Result<()> {
 
 #[test]
 fn a_release_is_heard_by_the_other_registrants_of_types_for_registrants() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         for &kind in rig.kinds() {
             reserved(rig, kind)?;
             // Another type than the one that is held.
@@ -81,7 +81,7 @@ fn a_release_is_heard_by_the_other_registrants_of_types_for_registrants() -> Res
 
 #[test]
 fn a_holder_that_leaves_takes_its_reservation_with_it() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         let leave =
             |rig: &mut Rig, number| rig.out(number, &["--register-ignore", "--param-sark=0"], DONE);
         for &kind in rig.kinds() {
@@ -110,7 +110,7 @@ fn a_holder_that_leaves_takes_its_reservation_with_it() -> Result<()> {
 #[test]
 fn a_preempted_holder_is_fenced_at_once_and_hears_why() -> Result<()> {
     for action in ["--preempt", "--preempt-abort"] {
-        with_all_migrations(|rig| {
+        at_rest_and_migrating(|rig| {
             reserved(rig, WRITE_EXCLUSIVE)?;
             ensure!(rig.writers()? == [A]);
             // A key that nobody has.
@@ -141,7 +141,7 @@ fn a_preempted_holder_is_fenced_at_once_and_hears_why() -> Result<()> {
 #[test]
 fn of_a_reservation_of_all_registrants_all_are_preempted_by_the_key_zero() -> Result<()> {
     for action in ["--preempt", "--preempt-abort"] {
-        with_all_migrations(|rig| {
+        at_rest_and_migrating(|rig| {
             // Without one, and with one that is not of all, 0 is nobody's key.
             rig.register(B)?;
             rig.preempt(B, action, "0", WRITE_EXCLUSIVE, REFUSED)?;
@@ -170,7 +170,7 @@ fn reserved_again(rig: &mut Rig) -> Result<()> {
 
 #[test]
 fn a_clear_takes_all_and_the_others_hear_of_it() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         for &kind in rig.kinds() {
             reserved(rig, kind)?;
             // By one who does not hold it.
@@ -185,7 +185,7 @@ fn a_clear_takes_all_and_the_others_hear_of_it() -> Result<()> {
 
 #[test]
 fn what_waits_for_an_initiator_is_heard_in_order_and_once() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         reserved(rig, 5)?;
         rig.act(A, "--release", 5, DONE)?;
         // B has not heard of that. INQUIRY does not tell, and takes nothing away.
@@ -204,7 +204,7 @@ fn what_waits_for_an_initiator_is_heard_in_order_and_once() -> Result<()> {
 
 #[test]
 fn the_generation_counts_what_changes_registrations() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         let generation = |rig: &mut Rig| {
             let outcome = rig.command(C, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 8, 0], Data::In(8))?;
             let [a, b, c, d, ..] = outcome.data[..] else {

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::rig::{
     A, B, C, DONE, EXCLUSIVE_ACCESS, POWER_ON, REGISTRATIONS_PREEMPTED, Rig, WRITE_EXCLUSIVE,
-    with_all_migrations,
+    at_rest_and_migrating,
 };
 
 fn reserve(rig: &mut Rig, aptpl: bool) -> Result<()> {
@@ -17,7 +17,7 @@ fn reserve(rig: &mut Rig, aptpl: bool) -> Result<()> {
 
 #[test]
 fn a_reservation_outlives_the_daemon_of_its_holder_while_others_run() -> Result<()> {
-    with_all_migrations(|rig| {
+    at_rest_and_migrating(|rig| {
         reserve(rig, false)?;
         let before = rig.reservation()?;
         rig.restart(&[A])?;
@@ -35,7 +35,7 @@ fn a_reservation_outlives_the_daemon_of_its_holder_while_others_run() -> Result<
 #[test]
 fn a_power_loss_ends_what_was_not_to_persist_and_nothing_else() -> Result<()> {
     for aptpl in [false, true] {
-        with_all_migrations(|rig| {
+        at_rest_and_migrating(|rig| {
             reserve(rig, aptpl)?;
             let before = rig.reservation()?;
             rig.power_loss()?;
@@ -64,7 +64,7 @@ fn a_power_loss_ends_what_was_not_to_persist_and_nothing_else() -> Result<()> {
 #[test]
 fn a_dead_node_is_fenced_and_hears_of_it_when_it_comes_back() -> Result<()> {
     for action in ["--preempt", "--preempt-abort"] {
-        with_all_migrations(|rig| {
+        at_rest_and_migrating(|rig| {
             reserve(rig, false)?;
             rig.port(A)?.daemon().kill()?;
             // Nobody waits for commands of a daemon that is dead.

@@ -34,9 +34,6 @@ const OBSERVER: usize = 3;
 /// The key of each.
 const KEYS: [&str; 3] = ["0xa", "0xb", "0xc"];
 
-/// Who is migrated between any two steps.
-pub(crate) const MIGRATED: [&[usize]; 3] = [&[], &[A], &[B]];
-
 /// The types of reservations, by their numbers (SPC-5, table 194).
 pub(crate) const WRITE_EXCLUSIVE: u8 = 1;
 pub(crate) const EXCLUSIVE_ACCESS: u8 = 3;
@@ -60,13 +57,14 @@ pub(crate) struct Persisted {
 pub(crate) struct Rig {
     gateway: Gateway,
     sg_persist: Program,
-    migrated: &'static [usize],
+    /// How many steps there were, if somebody is migrated at each.
+    steps: Option<usize>,
     pub(crate) folder: TempDir,
 }
 
 impl Rig {
-    /// Three initiators who have heard that the power is on. `migrated` are to be moved at each [`step`](Self::step).
-    pub(crate) fn start(migrated: &'static [usize]) -> Result<Self> {
+    /// Initiators who have heard that the power is on. Somebody may be moved at each [`step`](Self::step).
+    pub(crate) fn start(migrates: bool) -> Result<Self> {
         let folder = folder()?;
         File::create_new(image(folder.path()))?.set_len(64 << 20)?;
         let mut ports = Vec::new();
@@ -76,7 +74,7 @@ impl Rig {
         let mut rig = Self {
             gateway: Gateway::new(ports)?,
             sg_persist: scsi_tools()?.program("usr/bin/sg_persist")?,
-            migrated,
+            steps: migrates.then_some(0),
             folder,
         };
         for number in [A, B, C, OBSERVER] {
@@ -85,12 +83,14 @@ impl Rig {
         Ok(rig)
     }
 
-    /// A step of a scenario is done: time to migrate.
+    /// A step of a scenario is done: time to migrate one of them, A and B in turn.
     pub(crate) fn step(&mut self) -> Result<()> {
-        for &number in self.migrated {
-            self.port(number)?.migrate()?;
-        }
-        Ok(())
+        let Some(steps) = &mut self.steps else {
+            return Ok(());
+        };
+        *steps += 1;
+        let number = if steps.is_multiple_of(2) { A } else { B };
+        self.port(number)?.migrate()
     }
 
     pub(crate) fn port(&mut self, number: usize) -> Result<&mut Port> {
@@ -189,7 +189,7 @@ impl Rig {
 
     /// The types to be tried.
     pub(crate) fn kinds(&self) -> &'static [u8] {
-        if self.migrated.is_empty() {
+        if self.steps.is_none() {
             &KINDS
         } else {
             &SOME_KINDS
@@ -261,7 +261,9 @@ impl Rig {
 /// In memory if possible: each change of reservations is made durable, twice, for which disks of test machines take their time.
 fn folder() -> Result<TempDir> {
     let memory = Path::new("/dev/shm");
-    let folder = tempfile::Builder::new().prefix("fencing-").tempdir_in(memory);
+    let folder = tempfile::Builder::new()
+        .prefix("fencing-")
+        .tempdir_in(memory);
     Ok(folder.or_else(|_| tempfile::tempdir())?)
 }
 
@@ -277,12 +279,11 @@ fn port(folder: &Path, number: usize) -> Result<Port> {
     Port::new(Backend::new()?.with(["--initiator", &initiator, "--lun", &unit]))
 }
 
-/// Runs a scenario with each choice of who is migrated.
-pub(crate) fn with_all_migrations(scenario: impl Fn(&mut Rig) -> Result<()>) -> Result<()> {
-    for migrated in MIGRATED {
-        let mut rig = Rig::start(migrated)?;
-        let ran = scenario(&mut rig);
-        ran.with_context(|| format!("with {migrated:?} migrated between any two steps"))?;
+/// Runs a scenario twice: with nobody migrated, and with A or B migrated between any two steps.
+pub(crate) fn at_rest_and_migrating(scenario: impl Fn(&mut Rig) -> Result<()>) -> Result<()> {
+    for migrates in [false, true] {
+        let ran = scenario(&mut Rig::start(migrates)?);
+        ran.with_context(|| format!("migrating: {migrates}"))?;
     }
     Ok(())
 }
