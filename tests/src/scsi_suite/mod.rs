@@ -15,4 +15,5 @@ pub mod initiator;
 pub mod iscsi;
 pub mod load;
 pub mod port;
+pub mod tgtd;
 pub mod wire;
