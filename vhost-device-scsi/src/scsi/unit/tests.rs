@@ -117,6 +117,27 @@ fn ranges_end_with_the_medium() {
 }
 
 #[test]
+fn no_command_reads_a_large_medium_at_once() {
+    let mut unit = unit();
+    unit.resized(1 << 40);
+    assert_eq!(
+        sense(unit.begin(&[0; 6])),
+        Attention::CAPACITY_CHANGED.sense()
+    );
+    let most = u32::try_from(fast::TRANSFER_BYTES_MAX / 512).unwrap();
+    for code in [0x88, 0x8f] {
+        let command = |blocks: u32| {
+            let mut cdb = [0; 16];
+            cdb[0] = code;
+            cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+            cdb
+        };
+        operation(unit.begin(&command(most)));
+        assert_eq!(sense(unit.begin(&command(most + 1))).asc, 0x24);
+    }
+}
+
+#[test]
 fn a_stopped_unit_and_a_protected_one() {
     let mut unit = unit();
     assert_eq!(

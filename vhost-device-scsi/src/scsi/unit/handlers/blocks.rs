@@ -105,17 +105,13 @@ pub(crate) fn write_and_verify(unit: &mut Unit, command: Command<'_>) -> Result<
     })
 }
 
-/// VERIFY. BYTCHK is 00b, 01b or 11b.
+/// VERIFY. BYTCHK is 00b, 01b or 11b. In each case no more than a transfer: a ring is not stopped before its commands have ended, and
+/// to read a large medium takes hours.
 pub(crate) fn verify(unit: &mut Unit, command: Command<'_>) -> Result<Action, Refusal> {
     no_protection(command)?;
     let block = unit.identity.block_size;
     match command.byte(1) >> 1 & 3 {
-        0 => {
-            // No data is transferred: only the medium is the limit.
-            let (lba, blocks) = range(command);
-            let extent = unit.extent(lba, blocks)?;
-            Ok(extent.map_or_else(done, |extent| Action::Operation(Operation::Verify(extent))))
-        }
+        0 => unit.on_range(command, Operation::Verify),
         1 => unit.on_range(command, |extent| Operation::Compare {
             extent,
             repeated: None,
