@@ -5,7 +5,7 @@
 use tests::scsi_suite::initiator::{GOOD, RESERVATION_CONFLICT, Sense};
 
 use crate::commands::{BLOCKS, Moves, length, number, range};
-use crate::pair::Case;
+use crate::pair::{Case, End};
 
 /// A class of differences.
 pub(crate) struct Difference {
@@ -32,17 +32,27 @@ pub(crate) const KNOWN: &[Difference] = &[
     Difference {
         name: "pages of INQUIRY",
         why: "each target has other optional vital product data pages (SPC-5, 7.7.1), and tgtd none for some bits of byte 1",
-        covers: |case| case.code() == 0x12,
+        covers: |case| {
+            let refused = |end: &End| end.sense == INVALID_FIELD;
+            case.code() == 0x12 && (refused(&case.ours) || refused(&case.theirs))
+        },
     },
     Difference {
         name: "modes",
         why: "each target has other mode values, and other pages (SPC-5, 6.13)",
-        covers: |case| matches!(case.code(), 0x1a | 0x5a),
+        covers: |case| {
+            let expected = |end: &End| end.status == GOOD || refuses_page(end);
+            let both = expected(&case.ours) && expected(&case.theirs);
+            matches!(case.code(), 0x1a | 0x5a) && both
+        },
     },
     Difference {
         name: "claimed commands",
         why: "each target has other optional commands (SPC-5, 6.37)",
-        covers: |case| case.code() == 0xa3,
+        covers: |case| {
+            let expected = |end: &End| end.status == GOOD || end.sense == INVALID_FIELD;
+            case.code() == 0xa3 && expected(&case.ours) && expected(&case.theirs)
+        },
     },
     Difference {
         name: "commands that tgtd does not have",
@@ -209,6 +219,11 @@ pub(crate) const KNOWN: &[Difference] = &[
         covers: |case| case.code() == 0xa0 && tgtd_is_strict(case),
     },
 ];
+
+/// INVALID FIELD IN CDB, or SAVING PARAMETERS NOT SUPPORTED.
+fn refuses_page(end: &End) -> bool {
+    end.sense == INVALID_FIELD || end.sense == Some(Sense(5, 0x39, 0x00))
+}
 
 fn both_good(case: &Case) -> bool {
     case.ours.status == GOOD && case.theirs.status == GOOD
