@@ -4,13 +4,18 @@
 //! Knows no device that uses it. Needs root and `/dev/fuse`.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::bridge::Bridge;
 use crate::daemon_runner::Daemon;
+
+/// Turns a hang into a failure.
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// See the [module](self). Whatever hangs when it is dropped gets an error.
 #[derive(Debug)]
@@ -58,7 +63,27 @@ impl StoppableStorage {
 
     /// From now on nothing ends.
     pub fn hang(&self) -> Result<()> {
-        Ok(kill_process(self.daemon.id(), Signal::STOP)?)
+        kill_process(self.daemon.id(), Signal::STOP)?;
+        // Until one of its threads has seen the signal, all of them go on.
+        let began = Instant::now();
+        while !self.is_stopped()? {
+            ensure!(began.elapsed() < DEADLINE, "the daemon does not stop");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Whether all threads of the daemon are stopped (state T in proc(5)).
+    fn is_stopped(&self) -> Result<bool> {
+        let tasks = format!("/proc/{}/task", self.daemon.id().as_raw_nonzero());
+        for task in std::fs::read_dir(tasks)? {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+            if !state.is_some_and(|state| state.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Goes on where it hung.
