@@ -21,6 +21,7 @@
 //! data on its own (vhost-user.rst, "Suspended device state").
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use crate::gate::{Gate, Lane, StartedRings, Token};
@@ -125,6 +126,11 @@ pub struct ConfigError {
     pub reason: &'static str,
 }
 
+/// The front-end handed over a display socket that the device has no use for.
+#[derive(Debug, thiserror::Error)]
+#[error("front-end: a display socket for a device that has no display")]
+pub struct NoDisplay;
+
 /// The device's way to the guest outside of its rings: guest memory as it is now, and leave to work.
 ///
 /// Handed to [`Device::resume`]; cheap to clone. A thread, timer or sender of the device's own does
@@ -204,6 +210,14 @@ pub trait Device: Send + Sync + 'static {
 
     /// The driver wrote to the config space.
     fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), ConfigError>;
+
+    /// The front-end gives the device a socket for what it shows (`VHOST_USER_GPU_SET_SOCKET`, vhost-user-gpu.rst), in place of the
+    /// one before. Comes at any time, also while the device is suspended: then it is kept, and silent. Earlier messages were
+    /// handled.
+    fn set_display_socket(&self, socket: UnixStream) -> Result<(), NoDisplay> {
+        drop(socket);
+        Err(NoDisplay)
+    }
 
     /// Which worker thread serves a ring: rings with the same number share one. Less than [`DeviceInfo::rings`], and without gaps.
     fn worker_of(&self, ring: usize) -> usize {

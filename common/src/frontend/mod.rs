@@ -267,6 +267,11 @@ impl Frontend {
         self.command(Request::SET_BACKEND_REQ_FD, &[], &[socket.as_fd()])
     }
 
+    /// Gives a GPU one end of a socket pair for what it shows (vhost-user-gpu.rst); the caller serves the other.
+    pub fn set_display_socket(&mut self, socket: impl AsFd) -> Result<(), FrontendError> {
+        self.command(Request::GPU_SET_SOCKET, &[], &[socket.as_fd()])
+    }
+
     /// The device back to its initial state. All rings are disabled and features must be accepted anew;
     /// an explicit suspension ends.
     pub fn reset_device(&mut self) -> Result<(), FrontendError> {

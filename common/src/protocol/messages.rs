@@ -60,6 +60,8 @@ pub mod feature {
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     /// `VIRTIO_F_VERSION_1`.
     pub const VERSION_1: u64 = 1 << 32;
+    /// `VIRTIO_F_RING_RESET` (virtio 1.3, 2.6.1).
+    pub const RING_RESET: u64 = 1 << 40;
 }
 
 /// Bits of the protocol features (vhost-user.rst, "Protocol features").

@@ -2,7 +2,8 @@
 //!
 //! Every message is forwarded whole, with its descriptors, in order, in both directions. Four things are added: the bit of
 //! the SUSPEND extension in the protocol features, SUSPEND and RESUME themselves, `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`
-//! (`inflight.rs`), and the checks of `trust.rs`. The data path (kicks, rings, guest memory) never passes through here.
+//! (`inflight.rs`), the checks of `trust.rs`, and `GPU_SET_SOCKET`, of which the stock handler makes an object that lets nobody
+//! have the socket. The data path (kicks, rings, guest memory) never passes through here.
 //!
 //! Knows messages, and [`Explicit`]; knows no device.
 
@@ -19,14 +20,27 @@ use super::codec::{CodecError, Message, receive, send};
 use super::inflight::{InflightError, Regions};
 use super::messages::{Request, decode_u64, encode_u64, protocol_feature};
 use super::trust::{self, TrustError};
-use crate::device::SuspendError;
+use crate::device::{NoDisplay, SuspendError};
 
-/// Explicit suspension, as the relay asks for it.
+/// What the relay asks for itself.
 pub(crate) trait Explicit {
     /// SUSPEND.
     fn suspend(&self) -> Result<(), SuspendError>;
     /// RESUME.
     fn resume(&self);
+    /// `GPU_SET_SOCKET`.
+    fn set_display_socket(&self, socket: UnixStream) -> Result<(), NoDisplay>;
+}
+
+/// Why a display socket was not taken. The connection goes on without it.
+#[derive(Debug, thiserror::Error)]
+enum DisplaySocketError {
+    #[error("front-end: GPU_SET_SOCKET comes with {0} descriptors, and must come with one")]
+    Descriptors(usize),
+    #[error("front-end: the descriptor of GPU_SET_SOCKET is no UNIX stream socket")]
+    Kind,
+    #[error(transparent)]
+    NoDisplay(#[from] NoDisplay),
 }
 
 /// Why a connection ended.

@@ -24,7 +24,7 @@ use super::inflight::Regions;
 use super::relay::{End, Explicit, Relay, RelayError};
 use super::transfer::{TransferOptions, Transfers};
 use super::vring::{Connection, RingObserver, observed};
-use crate::device::{Device, SuspendError};
+use crate::device::{Device, NoDisplay, SuspendError};
 
 /// Time that requests in flight get when the front-end has gone.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -77,6 +77,10 @@ impl<D: Device> Explicit for Control<D> {
 
     fn resume(&self) {
         Control::resume(self);
+    }
+
+    fn set_display_socket(&self, socket: UnixStream) -> Result<(), NoDisplay> {
+        self.device.set_display_socket(socket)
     }
 }
 

@@ -2,10 +2,16 @@
 //!
 //! Knows what they ask for and how they are acknowledged; who does it is [`Explicit`](super::Explicit) and [`Regions`].
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::net::sockopt::{socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
+
 use super::super::codec::{Message, send};
 use super::super::inflight::{InflightError, Regions};
 use super::super::messages::{Inflight, Request, protocol_feature};
-use super::{Relay, RelayError};
+use super::{DisplaySocketError, Relay, RelayError};
 use crate::report;
 
 impl Relay<'_> {
@@ -14,6 +20,7 @@ impl Relay<'_> {
         let negotiated = |bit| self.acked & bit != 0;
         match request {
             Request::SUSPEND | Request::RESUME => negotiated(protocol_feature::SUSPEND),
+            Request::GPU_SET_SOCKET => true,
             Request::GET_INFLIGHT_FD | Request::SET_INFLIGHT_FD => {
                 self.regions.is_some() && negotiated(protocol_feature::INFLIGHT_SHMFD)
             }
@@ -40,6 +47,7 @@ impl Relay<'_> {
                     Ok(()) => Ok(()),
                 }
             }
+            (Request::GPU_SET_SOCKET, _) => self.set_display_socket(message),
             _ => self.suspend_or_resume(&message),
         }
     }
@@ -60,6 +68,18 @@ impl Relay<'_> {
         }
         if self.is_acknowledged(message) {
             self.acknowledge(request, result.is_ok())?;
+        }
+        Ok(())
+    }
+
+    fn set_display_socket(&self, mut message: Message) -> Result<(), RelayError> {
+        let result = unix_stream(std::mem::take(&mut message.files))
+            .and_then(|socket| Ok(self.explicit.set_display_socket(socket)?));
+        if let Err(error) = &result {
+            log::error!("{}", report::chain(error));
+        }
+        if self.is_acknowledged(&message) {
+            self.acknowledge(message.request, result.is_ok())?;
         }
         Ok(())
     }
@@ -115,4 +135,18 @@ fn shape(message: &Message, files: usize) -> Result<(Inflight, usize), InflightE
             bytes,
             files: message.files.len(),
         })
+}
+
+/// The only descriptor, which must be a connected or connectable stream.
+fn unix_stream(mut files: Vec<OwnedFd>) -> Result<UnixStream, DisplaySocketError> {
+    let (1, Some(file)) = (files.len(), files.pop()) else {
+        return Err(DisplaySocketError::Descriptors(files.len()));
+    };
+    let is_stream = socket_domain(&file) == Ok(AddressFamily::UNIX)
+        && socket_type(&file) == Ok(SocketType::STREAM);
+    if is_stream {
+        Ok(UnixStream::from(file))
+    } else {
+        Err(DisplaySocketError::Kind)
+    }
 }

@@ -1,7 +1,7 @@
 //! The relay between a front-end and a stock daemon that the test plays.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::sync::Mutex;
 use std::thread;
@@ -45,6 +45,15 @@ impl Explicit for Seen {
 
     fn resume(&self) {
         self.note(Request::RESUME);
+    }
+
+    fn set_display_socket(&self, socket: UnixStream) -> Result<(), NoDisplay> {
+        self.note(Request::GPU_SET_SOCKET);
+        if *self.refuse.lock().unwrap() {
+            return Err(NoDisplay);
+        }
+        // The right one: what is written here is read at its other end.
+        (&socket).write_all(b"!").map_err(|_| NoDisplay)
     }
 }
 
@@ -382,4 +391,41 @@ fn a_region_that_is_none_ends_the_connection_of_who_does_not_ask() {
         assert!(receive(&socket).unwrap().is_none());
     });
     assert!(matches!(end, Err(RelayError::Inflight(_))), "{end:?}");
+}
+
+/// After every message before it, with its descriptor, and never to the stock handler.
+#[test]
+fn a_display_socket_goes_to_the_device_in_its_turn() {
+    let (end, seen) = relayed(|socket, seen| {
+        agree(&socket, WANTED);
+        let (near, far) = UnixStream::pair().unwrap();
+        let order = plain(Request::SET_OWNER);
+        send(&socket, &order).unwrap();
+        let mut message = plain(Request::GPU_SET_SOCKET).needing_reply();
+        message.files.push(far.into());
+        assert_eq!(ask(&socket, &message), 0);
+        let mut byte = [0];
+        (&near).read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"!");
+
+        let none = plain(Request::GPU_SET_SOCKET).needing_reply();
+        assert_eq!(ask(&socket, &none), 1, "no descriptor");
+        let mut wrong = plain(Request::GPU_SET_SOCKET).needing_reply();
+        wrong.files.push(tempfile::tempfile().unwrap().into());
+        assert_eq!(ask(&socket, &wrong), 1, "no socket");
+        *seen.refuse.lock().unwrap() = true;
+        let mut unwanted = plain(Request::GPU_SET_SOCKET).needing_reply();
+        unwanted.files.push(near.into());
+        assert_eq!(ask(&socket, &unwanted), 1, "no display");
+    });
+    assert_eq!(end.unwrap(), End::FrontEndLeft);
+    let order = seen.order();
+    let position = |request| order.iter().position(|seen| *seen == request).unwrap();
+    assert!(position(Request::SET_OWNER) < position(Request::GPU_SET_SOCKET));
+    let bodies = seen.bodies.lock().unwrap();
+    assert!(
+        bodies
+            .iter()
+            .all(|(request, _)| *request != Request::GPU_SET_SOCKET)
+    );
 }
