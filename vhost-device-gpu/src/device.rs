@@ -1,0 +1,257 @@
+//! The device as `common` drives it: rings to the renderer, questions to the display, the config space, and the verbs of the
+//! lifecycle.
+//!
+//! Knows neither what commands do nor how the display socket speaks. Outside of the rings, only the display's thread works; while
+//! the device is suspended it is silent.
+
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use common::device::{
+    ConfigError, Device, DeviceInfo, Guest, LoadError, NoDisplay, SaveError, StateSupport,
+    SuspendError,
+};
+use common::protocol::messages::feature::RING_RESET;
+use common::report::Sparse;
+use common::request::Request;
+use common::ring::Ring;
+use common::state::{DeviceKind, NotMigratable};
+
+use crate::config::Config;
+use crate::display::{Display, Question, Reply};
+use crate::memory::GuestRam;
+use crate::renderer::Renderer;
+use crate::screens::Screens;
+use crate::two_d::{Core, Limits};
+use crate::uuid;
+use crate::wire::{self, Answer, Command, Header, RINGS, Refusal, feature};
+
+/// QEMU has 64 and 16, or 256.
+const RING_SIZE_MAX: u16 = 1024;
+/// `events_read`, `events_clear`, `num_scanouts`, `num_capsets` (virtio 1.3, 5.7.4).
+const CONFIG_SPACE_BYTES: usize = 16;
+const EVENTS_CLEAR_AT: u32 = 4;
+
+/// A graphics adapter as a virtio device.
+pub struct GpuDevice<R = Core> {
+    config: Config,
+    pub(crate) renderer: Mutex<R>,
+    pub(crate) display: Arc<Display>,
+    /// What the driver accepted of the features that are the device's own.
+    pub(crate) features: AtomicU64,
+    /// Our way to the guest, from the first resume on.
+    guest: OnceLock<Guest>,
+    /// Commands that were refused.
+    refused: Sparse,
+}
+
+impl GpuDevice {
+    /// A device that no guest has used.
+    pub fn new(config: Config) -> std::io::Result<Self> {
+        let limits = Limits {
+            bytes_max: config.host_bytes_max,
+            scanouts: config.outputs_max,
+        };
+        let screens = Screens::new(config.host_bytes_max);
+        Ok(Self {
+            renderer: Mutex::new(Core::new(limits, uuid::random)),
+            display: Arc::new(Display::new(screens, config.headless)?),
+            features: AtomicU64::new(0),
+            guest: OnceLock::new(),
+            refused: Sparse::new(),
+            config,
+        })
+    }
+}
+
+impl<R: Renderer> GpuDevice<R> {
+    /// The screens.
+    pub fn display(&self) -> &Arc<Display> {
+        &self.display
+    }
+
+    /// What the operator wants.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn renderer(&self) -> MutexGuard<'_, R> {
+        self.renderer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Guest memory as it is now; none before the device has run.
+    pub(crate) fn memory(&self) -> GuestRam {
+        GuestRam(self.guest.get().map_or_else(Arc::default, Guest::memory))
+    }
+
+    /// Serves a command; `None` if there is no answer yet.
+    fn serve(&self, request: &Request, memory: &GuestRam) -> Option<u32> {
+        let (header, command) = wire::parse(request.reader());
+        let result = match command.and_then(|command| self.admit(command)) {
+            Ok(Command::GetDisplayInfo) => self.ask(Question::DisplayInfo)?,
+            Ok(Command::GetEdid { scanout }) => match usize::try_from(scanout) {
+                Ok(scanout) if scanout < self.config.outputs_max => {
+                    self.ask(Question::Edid(scanout))?
+                }
+                _ => Err(Refusal::InvalidScanoutId),
+            },
+            Ok(command) => self
+                .renderer()
+                .execute(command, memory, self.display.as_ref()),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = &result {
+            self.complain(&header, *refusal);
+        }
+        Some(wire::write(&header, &result, &mut request.writer()))
+    }
+
+    /// Refuses commands of features that the driver did not accept.
+    fn admit(&self, command: Command) -> Result<Command, Refusal> {
+        let needed = match &command {
+            Command::GetEdid { .. } => feature::EDID,
+            Command::AssignUuid { .. } => feature::RESOURCE_UUID,
+            Command::CreateBlob { .. } | Command::SetScanoutBlob { .. } => feature::RESOURCE_BLOB,
+            _ => 0,
+        };
+        if self.features.load(Ordering::Relaxed) & needed == needed {
+            Ok(command)
+        } else {
+            Err(Refusal::Unspecified)
+        }
+    }
+
+    fn ask(&self, question: Question) -> Option<Result<Answer, Refusal>> {
+        Some(match self.display.ask(question)? {
+            Reply::DisplayInfo(info) => Ok(Answer::DisplayInfo(info)),
+            Reply::Edid(edid) => Ok(Answer::Edid(edid)),
+            Reply::NoSuchScanout => Err(Refusal::InvalidScanoutId),
+        })
+    }
+
+    fn complain(&self, header: &Header, refusal: Refusal) {
+        if let Some(count) = self.refused.count() {
+            log::warn!(
+                "command {:#x} refused ({count} so far): {refusal}",
+                header.kind
+            );
+        }
+    }
+
+    fn config_space(&self) -> [u8; CONFIG_SPACE_BYTES] {
+        let mut space = [0; CONFIG_SPACE_BYTES];
+        let [_, _, _, _, _, _, _, _, outputs, ..] = &mut space;
+        *outputs = u8::try_from(self.config.outputs_max).unwrap_or(u8::MAX);
+        space
+    }
+}
+
+impl Device for GpuDevice {
+    type State = NotMigratable<{ DeviceKind::Gpu.as_u16() }>;
+
+    /// `RING_RESET` is offered because QEMU does not ask: it accepts that feature for this device whatever the back-end says
+    /// (hw/display/virtio-gpu-base.c, `virtio_gpu_base_get_features`), and the stock handler ends a connection over it. QEMU
+    /// resets rings of other devices only, so nothing of it arrives here.
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            name: "gpu",
+            kind: DeviceKind::Gpu,
+            rings: RINGS,
+            ring_size_max: RING_SIZE_MAX,
+            features: Core::FEATURES | RING_RESET,
+            config_space: true,
+            dirty_log: self.config.migratable,
+        }
+    }
+
+    fn state_support(&self) -> StateSupport {
+        StateSupport::CannotBeSaved {
+            reason: "not yet".into(),
+        }
+    }
+
+    fn ack_features(&self, features: u64) {
+        self.features
+            .store(features & Core::FEATURES, Ordering::Relaxed);
+    }
+
+    fn read_config(&self, offset: u32, data: &mut [u8]) {
+        data.fill(0);
+        let space = self.config_space();
+        let there = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| space.get(offset..))
+            .unwrap_or_default();
+        for (byte, of_space) in data.iter_mut().zip(there) {
+            *byte = *of_space;
+        }
+    }
+
+    /// Events are the front-end's own: it sets them and clears them, we only see that it does.
+    fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), ConfigError> {
+        if offset == EVENTS_CLEAR_AT && data.len() == 4 {
+            return Ok(());
+        }
+        Err(ConfigError {
+            offset,
+            len: data.len(),
+            reason: "only events_clear can be written",
+        })
+    }
+
+    fn set_display_socket(&self, socket: UnixStream) -> Result<(), NoDisplay> {
+        self.display.set_socket(socket);
+        Ok(())
+    }
+
+    /// One thread for both rings: a cursor's image comes from a resource that the control ring fills.
+    fn worker_of(&self, _ring: usize) -> usize {
+        0
+    }
+
+    fn process(&self, ring: &mut Ring<'_>) {
+        let memory = self.memory();
+        while let Some(request) = ring.pop() {
+            match self.serve(&request, &memory) {
+                Some(written) => ring.complete(request, written),
+                None => {
+                    // Its answer has to come from the front-end; until then it was never popped.
+                    if let Err(request) = ring.put_back(request) {
+                        log::error!("a command cannot be put back, please report this");
+                        ring.complete(request, 0);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn suspend(&self) -> Result<(), SuspendError> {
+        self.display.suspend();
+        Ok(())
+    }
+
+    fn resume(&self, guest: &Guest) {
+        let guest = self.guest.get_or_init(|| guest.clone());
+        self.display.resume(guest);
+    }
+
+    fn save(&self) -> Result<Self::State, SaveError> {
+        Err(SaveError::CannotBeSaved {
+            reason: "not yet".into(),
+        })
+    }
+
+    fn check(&self, state: &Self::State) -> Result<(), LoadError> {
+        match *state {}
+    }
+
+    fn load(&self, state: Self::State) -> Result<(), LoadError> {
+        match state {}
+    }
+
+    fn reset(&self) {
+        self.renderer().reset(self.display.as_ref());
+    }
+}

@@ -1,0 +1,101 @@
+//! News of the screens as messages, one at a time, in an order that no reader stumbles over.
+//!
+//! QEMU dies of an UPDATE before the first SCANOUT, and uses freed memory at one after a SCANOUT of width 0
+//! (hw/display/vhost-user-gpu.c, `vhost_user_gpu_handle_display`). So: first all sizes, then each new picture whole, then the
+//! cursors, then what has changed, screen after screen. Knows no socket.
+
+use super::protocol::{Request, begin};
+use crate::screens::{CURSOR_BYTES, Head, Picture, Screens};
+use crate::two_d::tiles::Size;
+use crate::wire::Rect;
+
+/// Puts the next message into `out`; false if there is nothing to tell.
+pub(crate) fn compose(screens: &mut Screens, out: &mut Vec<u8>) -> bool {
+    let mut heads = screens.heads.iter_mut().zip(0..);
+    if heads.any(|(head, number)| size(head, number, out)) {
+        return true;
+    }
+    let mut heads = screens.heads.iter_mut().zip(0..);
+    if heads.any(|(head, number)| head.news.whole && update(head, number, out)) {
+        return true;
+    }
+    let mut heads = screens.heads.iter_mut().zip(0..);
+    if heads.any(|(head, number)| cursor(head, number, out)) {
+        return true;
+    }
+    let turn = screens.turn;
+    let mut heads = screens.heads.iter_mut().zip(0..).enumerate();
+    let later = heads.find_map(|(index, (head, number))| {
+        (index >= turn && update(head, number, out)).then_some(index + 1)
+    });
+    screens.turn = later.unwrap_or(0);
+    let mut heads = screens.heads.iter_mut().zip(0..);
+    later.is_some() || heads.any(|(head, number)| update(head, number, out))
+}
+
+fn size(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
+    let news = &mut head.news;
+    match &head.picture {
+        Some(picture) if news.told != Some(picture.size) => {
+            let Size { width, height } = picture.size;
+            begin(out, Request::Scanout, &[number, width, height], 0);
+            news.told = Some(picture.size);
+            news.lit = true;
+            news.whole = true;
+            news.damage = Some(Rect::of_size(width, height));
+            true
+        }
+        None if news.lit => {
+            begin(out, Request::Scanout, &[number, 0, 0], 0);
+            news.told = None;
+            news.lit = false;
+            news.whole = false;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn update(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
+    let (Some(picture), Some(part)) = (&head.picture, head.news.damage.take()) else {
+        return false;
+    };
+    head.news.whole = false;
+    let Picture { size, pixels, .. } = picture;
+    let bytes = part.width as usize * part.height as usize * 4;
+    let words = [number, part.x, part.y, part.width, part.height];
+    begin(out, Request::Update, &words, bytes);
+    for row in size.rows(part) {
+        out.extend_from_slice(pixels.get(row).unwrap_or_default());
+    }
+    true
+}
+
+fn cursor(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
+    let image = std::mem::take(&mut head.news.cursor_image);
+    let place = std::mem::take(&mut head.news.cursor_place);
+    if !image && !place {
+        return false;
+    }
+    let Some(cursor) = &head.cursor else {
+        begin(out, Request::CursorHide, &[number, 0, 0], 0);
+        return true;
+    };
+    let (x, y) = cursor.position;
+    match &cursor.image {
+        Some(pixels) if image => {
+            let (hot_x, hot_y) = cursor.hot;
+            let words = [number, x, y, hot_x, hot_y];
+            begin(out, Request::CursorUpdate, &words, CURSOR_BYTES);
+            out.extend_from_slice(pixels);
+            // An update shows it. One that was hidden since is hidden next.
+            head.news.cursor_place = !cursor.visible;
+        }
+        _ if cursor.visible => begin(out, Request::CursorPosition, &[number, x, y], 0),
+        _ => begin(out, Request::CursorHide, &[number, x, y], 0),
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

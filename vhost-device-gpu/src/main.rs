@@ -1,0 +1,35 @@
+//! The daemon: command line in, exit code out. What there is to know is in the library and in `common::daemon`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use common::daemon::{Capabilities, DaemonError};
+use vhost_device_gpu::args::GpuArgs;
+use vhost_device_gpu::config::Config;
+use vhost_device_gpu::device::GpuDevice;
+use vhost_device_gpu::screenshot;
+
+/// Of the features in QEMU's vhost-user.json there are `render-node` and `virgl`, and we have neither.
+const CAPABILITIES: Capabilities = Capabilities {
+    kind: "gpu",
+    features: &[],
+};
+
+fn main() -> ExitCode {
+    common::daemon::main(
+        &CAPABILITIES,
+        |args: &GpuArgs| args.daemon.log_level,
+        |args| run(&args),
+    )
+}
+
+fn run(args: &GpuArgs) -> Result<(), DaemonError> {
+    let config = Config::try_from(args).map_err(DaemonError::usage)?;
+    let screenshots = config.screenshots.clone();
+    let device = GpuDevice::new(config).map_err(DaemonError::device)?;
+    if let Some(directory) = screenshots {
+        screenshot::on_signal(directory, Arc::clone(device.display()))
+            .map_err(DaemonError::device)?;
+    }
+    common::daemon::run(&args.daemon(), device)
+}
