@@ -16,13 +16,16 @@ use common::protocol::messages::feature::RING_RESET;
 use common::report::Sparse;
 use common::request::Request;
 use common::ring::Ring;
-use common::state::{DeviceKind, NotMigratable};
+use common::state::DeviceKind;
 
 use crate::config::Config;
 use crate::display::{Display, Question, Reply};
+use crate::load::Load;
 use crate::memory::GuestRam;
 use crate::renderer::Renderer;
+use crate::save::Save;
 use crate::screens::Screens;
+use crate::state::GpuState;
 use crate::two_d::{Core, Limits};
 use crate::uuid;
 use crate::wire::{self, Answer, Command, Header, RINGS, Refusal, feature};
@@ -109,11 +112,17 @@ impl<R: Renderer> GpuDevice<R> {
 
     /// Refuses commands of features that the driver did not accept.
     fn admit(&self, command: Command) -> Result<Command, Refusal> {
-        let needed = match &command {
-            Command::GetEdid { .. } => feature::EDID,
-            Command::AssignUuid { .. } => feature::RESOURCE_UUID,
-            Command::CreateBlob { .. } | Command::SetScanoutBlob { .. } => feature::RESOURCE_BLOB,
-            _ => 0,
+        let needed = if matches!(command, Command::GetEdid { .. }) {
+            feature::EDID
+        } else if matches!(command, Command::AssignUuid { .. }) {
+            feature::RESOURCE_UUID
+        } else if matches!(
+            command,
+            Command::CreateBlob { .. } | Command::SetScanoutBlob { .. }
+        ) {
+            feature::RESOURCE_BLOB
+        } else {
+            0
         };
         if self.features.load(Ordering::Relaxed) & needed == needed {
             Ok(command)
@@ -147,8 +156,8 @@ impl<R: Renderer> GpuDevice<R> {
     }
 }
 
-impl Device for GpuDevice {
-    type State = NotMigratable<{ DeviceKind::Gpu.as_u16() }>;
+impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
+    type State = GpuState;
 
     /// `RING_RESET` is offered because QEMU does not ask: it accepts that feature for this device whatever the back-end says
     /// (hw/display/virtio-gpu-base.c, `virtio_gpu_base_get_features`), and the stock handler ends a connection over it. QEMU
@@ -159,7 +168,7 @@ impl Device for GpuDevice {
             kind: DeviceKind::Gpu,
             rings: RINGS,
             ring_size_max: RING_SIZE_MAX,
-            features: Core::FEATURES | RING_RESET,
+            features: R::FEATURES | RING_RESET,
             config_space: true,
             dirty_log: self.config.migratable,
         }
@@ -173,7 +182,7 @@ impl Device for GpuDevice {
 
     fn ack_features(&self, features: u64) {
         self.features
-            .store(features & Core::FEATURES, Ordering::Relaxed);
+            .store(features & R::FEATURES, Ordering::Relaxed);
     }
 
     fn read_config(&self, offset: u32, data: &mut [u8]) {
@@ -213,17 +222,16 @@ impl Device for GpuDevice {
     fn process(&self, ring: &mut Ring<'_>) {
         let memory = self.memory();
         while let Some(request) = ring.pop() {
-            match self.serve(&request, &memory) {
-                Some(written) => ring.complete(request, written),
-                None => {
-                    // Its answer has to come from the front-end; until then it was never popped.
-                    if let Err(request) = ring.put_back(request) {
-                        log::error!("a command cannot be put back, please report this");
-                        ring.complete(request, 0);
-                    }
-                    return;
-                }
+            if let Some(written) = self.serve(&request, &memory) {
+                ring.complete(request, written);
+                continue;
             }
+            // Its answer has to come from the front-end; until then it was never popped.
+            if let Err(request) = ring.put_back(request) {
+                log::error!("a command cannot be put back, please report this");
+                ring.complete(request, 0);
+            }
+            return;
         }
     }
 
@@ -234,24 +242,37 @@ impl Device for GpuDevice {
 
     fn resume(&self, guest: &Guest) {
         let guest = self.guest.get_or_init(|| guest.clone());
+        self.renderer()
+            .resume(&self.memory(), self.display.as_ref());
         self.display.resume(guest);
     }
 
-    fn save(&self) -> Result<Self::State, SaveError> {
-        Err(SaveError::CannotBeSaved {
-            reason: "not yet".into(),
-        })
+    fn save(&self) -> Result<GpuState, SaveError> {
+        let features = self.features.load(Ordering::Relaxed);
+        let (renderer, memory) = (self.renderer(), self.memory());
+        Ok(self.display.with(|screens, known| {
+            renderer.save(&memory, self.config.state_pixels, features, screens, known)
+        }))
     }
 
-    fn check(&self, state: &Self::State) -> Result<(), LoadError> {
-        match *state {}
+    fn check(&self, state: &GpuState) -> Result<(), LoadError> {
+        let renderer = self.renderer();
+        self.display
+            .with(|screens, _| renderer.check(state, screens))
     }
 
-    fn load(&self, state: Self::State) -> Result<(), LoadError> {
-        match state {}
+    fn load(&self, state: GpuState) -> Result<(), LoadError> {
+        let mut renderer = self.renderer();
+        let features = self
+            .display
+            .with(|screens, known| renderer.load(state, screens, known))?;
+        self.features.store(features, Ordering::Relaxed);
+        Ok(())
     }
 
     fn reset(&self) {
+        self.features.store(0, Ordering::Relaxed);
         self.renderer().reset(self.display.as_ref());
+        self.display.with(|_, known| known.forget());
     }
 }

@@ -8,13 +8,13 @@
 //! | [`display`] | the display socket |
 //! | [`renderer`] | what a renderer is; [`two_d`] is the only one |
 //! | [`edid`], [`screenshot`], [`uuid`] | monitors that nobody describes, pictures for people, names |
-//! | [`device`] | the device |
+//! | [`device`], [`state`], [`save`], [`load`] | the device, and what moves with it |
 //! | [`config`], [`args`] | what the operator wants |
 //!
 //! # What is on a screen
 //!
-//! SET_SCANOUT shows the whole rectangle at once; afterwards a screen changes by RESOURCE_FLUSH, and by nothing else. The reader of
-//! the display socket gets SCANOUT when the size of a screen is new to it, then UPDATE with what has changed.
+//! `SET_SCANOUT` shows the whole rectangle at once; afterwards a screen changes by `RESOURCE_FLUSH`, and by nothing else. The reader of
+//! the display socket gets `SCANOUT` when the size of a screen is new to it, then `UPDATE` with what has changed.
 //!
 //! # Byte order
 //!
@@ -30,10 +30,13 @@ pub mod config;
 pub mod device;
 pub mod display;
 pub mod edid;
+pub mod load;
 mod memory;
 pub mod renderer;
+pub mod save;
 pub mod screens;
 pub mod screenshot;
+pub mod state;
 pub mod two_d;
 pub mod uuid;
 pub mod wire;

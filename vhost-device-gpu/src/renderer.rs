@@ -26,6 +26,9 @@ pub trait Renderer: Send + 'static {
         stage: &impl Stage,
     ) -> Result<Answer, Refusal>;
 
+    /// The guest is about to run, and its memory is there: what a load could not do without that is done now.
+    fn resume(&mut self, guest: &impl GuestBytes, stage: &impl Stage);
+
     /// Forgets the guest.
     fn reset(&mut self, stage: &impl Stage);
 }

@@ -29,6 +29,21 @@ pub struct Picture {
     pub awaited: Option<Tiles>,
 }
 
+impl Picture {
+    /// A black picture; `None` if the host has no memory for it.
+    pub(crate) fn black(size: Size) -> Option<Self> {
+        let bytes = usize::try_from(image_bytes(size.width, size.height)?).ok()?;
+        let mut pixels = Vec::new();
+        pixels.try_reserve_exact(bytes).ok()?;
+        pixels.resize(bytes, 0);
+        Some(Self {
+            size,
+            pixels,
+            awaited: None,
+        })
+    }
+}
+
 /// What moves with the mouse.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
@@ -44,6 +59,10 @@ pub struct Cursor {
 
 /// What of a screen the reader does not know yet.
 #[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent: each is one message"
+)]
 pub(crate) struct News {
     /// The size that it was told on this socket; `None` if it knows of no picture.
     pub(crate) told: Option<Size>,
@@ -170,18 +189,10 @@ impl Screens {
             .filter(|(other, _)| *other != head)
             .filter_map(|(_, other)| Some(other.picture.as_ref()?.pixels.len() as u64))
             .sum();
-        let bytes = image_bytes(size.width, size.height)
+        image_bytes(size.width, size.height)
             .filter(|bytes| used.saturating_add(*bytes) <= self.bytes_max)
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .ok_or(NoRoom)?;
-        let mut pixels = Vec::new();
-        pixels.try_reserve_exact(bytes).map_err(|_| NoRoom)?;
-        pixels.resize(bytes, 0);
-        Ok(Picture {
-            size,
-            pixels,
-            awaited: None,
-        })
+            .and_then(|_| Picture::black(size))
+            .ok_or(NoRoom)
     }
 
     /// Changes a part of a picture, which lies within it; `fill` gives the rows, counted from the top of the picture, and may

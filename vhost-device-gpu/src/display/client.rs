@@ -191,10 +191,9 @@ impl Client {
         };
         let mut buffer = [0; REPLY_BYTES_MAX];
         let received = match recv(&link, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return Err(Lost::Closed),
+            Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET) => return Err(Lost::Closed),
             Ok((_, received)) => received,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(()),
-            Err(rustix::io::Errno::CONNRESET) => return Err(Lost::Closed),
             Err(error) => return Err(Lost::Failed(error.into())),
         };
         self.input

@@ -176,9 +176,17 @@ impl Display {
 }
 
 /// What the front-end said last.
-pub(crate) struct Known<'a> {
+pub struct Known<'a> {
     pub(crate) info: &'a mut Option<Box<crate::wire::DisplayInfo>>,
     pub(crate) edids: &'a mut [Option<crate::wire::Edid>; crate::wire::SCANOUTS_MAX],
+}
+
+impl Known<'_> {
+    /// As if it had said nothing.
+    pub(crate) fn forget(&mut self) {
+        *self.info = None;
+        self.edids.fill(None);
+    }
 }
 
 impl Drop for Display {

@@ -304,63 +304,58 @@ impl Questions {
         while let Some(owed) = self.owed.pop_front() {
             if owed.request == known {
                 let reply = self.understand(owed, payload).ok_or(unexpected)?;
-                return Ok(self.settle(owed, reply) || answered);
+                return Ok(match reply {
+                    Understood::Reply(reply) => self.settle(owed, reply),
+                    Understood::OurOwn => answered,
+                });
             }
             // Only that goes unanswered.
             if owed.request != Request::GetEdid {
                 break;
             }
-            answered |= self.settle(owed, Some(Reply::NoSuchScanout));
+            answered |= self.settle(owed, Reply::NoSuchScanout);
         }
         Err(unexpected)
     }
 
-    /// What a reply says; the outer `None` if it makes no sense, the inner one if it was to a question of our own.
-    fn understand(&mut self, owed: Owed, payload: &[u8]) -> Option<Option<Reply>> {
-        match owed.request {
-            Request::GetDisplayInfo => {
-                let modes = payload
-                    .get(Header::BYTES..)?
-                    .as_chunks::<{ Mode::BYTES }>()
-                    .0;
-                let mut info = Box::new(DisplayInfo::default());
-                for (mode, bytes) in info.iter_mut().zip(modes) {
-                    *mode = Mode::from_bytes(bytes);
-                }
-                if modes.len() < info.len() {
-                    return None;
-                }
-                self.info = Some(info.clone());
-                Some(Some(Reply::DisplayInfo(info)))
+    /// What a reply says; `None` if it makes no sense.
+    fn understand(&mut self, owed: Owed, payload: &[u8]) -> Option<Understood> {
+        if owed.request == Request::GetDisplayInfo {
+            let modes = payload.get(Header::BYTES..)?.as_chunks().0;
+            let mut info = Box::new(DisplayInfo::default());
+            if modes.len() < info.len() {
+                return None;
             }
-            Request::GetEdid => {
-                let rest = payload.get(Header::BYTES..)?;
-                let (size, edid) = rest.split_at_checked(8)?;
-                let (size, _padding) = size.split_first_chunk()?;
-                let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
-                let edid = edid
-                    .get(..size)
-                    .filter(|_| size <= EDID_BYTES_MAX)?
-                    .to_vec();
-                if let Some(seen) = self.edids.get_mut(owed.scanout) {
-                    *seen = Some(edid.clone());
-                }
-                Some(Some(Reply::Edid(edid)))
+            for (mode, bytes) in info.iter_mut().zip(modes) {
+                *mode = Mode::from_bytes(bytes);
             }
-            _ => {
-                let features = u64::from_le_bytes(payload.try_into().ok()?);
-                if self.features == Features::Asked {
-                    self.features = Features::Known(features);
-                }
-                Some(None)
-            }
+            self.info = Some(info.clone());
+            return Some(Understood::Reply(Reply::DisplayInfo(info)));
         }
+        if owed.request == Request::GetEdid {
+            let (size, edid) = payload.get(Header::BYTES..)?.split_at_checked(8)?;
+            let (size, _padding) = size.split_first_chunk()?;
+            let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
+            let edid = edid
+                .get(..size)
+                .filter(|_| size <= EDID_BYTES_MAX)?
+                .to_vec();
+            if let Some(seen) = self.edids.get_mut(owed.scanout) {
+                *seen = Some(edid.clone());
+            }
+            return Some(Understood::Reply(Reply::Edid(edid)));
+        }
+        let features = u64::from_le_bytes(payload.try_into().ok()?);
+        if self.features == Features::Asked {
+            self.features = Features::Known(features);
+        }
+        Some(Understood::OurOwn)
     }
 
     /// Gives a reply to whoever asked; true if that is the guest, now.
-    fn settle(&mut self, owed: Owed, reply: Option<Reply>) -> bool {
-        match (&mut self.current, reply) {
-            (Some(current), Some(reply))
+    fn settle(&mut self, owed: Owed, reply: Reply) -> bool {
+        match &mut self.current {
+            Some(current)
                 if Some(current.serial) == owed.serial && matches!(current.stage, Stage::Asked) =>
             {
                 current.stage = Stage::Answered(reply);
@@ -369,6 +364,14 @@ impl Questions {
             _ => false,
         }
     }
+}
+
+/// What a reply says.
+enum Understood {
+    /// Something that the guest asked.
+    Reply(Reply),
+    /// Something that only we wanted to know.
+    OurOwn,
 }
 
 /// What came of composing.

@@ -78,26 +78,33 @@ impl Core {
         self.resources.values().map(Resource::footprint).sum()
     }
 
-    /// Makes again what a load has left out, now that there is guest memory: resources from their backing, screens from
-    /// resources. Returns how many tiles are not what they were.
-    pub fn fetch(&mut self, guest: &impl GuestBytes, screens: &mut Screens) -> usize {
+    /// Makes images again from their backing, as far as a load has left that to be done. Returns how many tiles are not what they
+    /// were.
+    fn fetch_images(&mut self, guest: &impl GuestBytes) -> usize {
         let mut wrong = 0;
         for resource in self.resources.values_mut() {
-            let (resource::Kind::Image(image), backing) = (&mut resource.kind, &resource.backing)
-            else {
+            let Resource { kind, backing, .. } = resource;
+            let resource::Kind::Image(image) = kind else {
                 continue;
             };
-            if let Some(tiles) = image.awaited.take() {
-                let (size, stride) = (image.size(), image.stride());
-                let base = |x: u32, y: u32, into: &mut [u8]| {
-                    let offset = u64::from(y) * stride + u64::from(x) * 4;
-                    backing
-                        .as_ref()
-                        .is_some_and(|backing| backing.read(guest, offset, into))
-                };
-                wrong += tiles::rebuild(&mut image.pixels, size, &tiles, base);
-            }
+            let Some(tiles) = image.awaited.take() else {
+                continue;
+            };
+            let (size, stride) = (image.size(), image.stride());
+            let base = |x: u32, y: u32, into: &mut [u8]| {
+                let offset = u64::from(y) * stride + u64::from(x) * u64::from(format::PIXEL_BYTES);
+                backing
+                    .as_ref()
+                    .is_some_and(|backing| backing.read(guest, offset, into))
+            };
+            wrong += tiles::rebuild(&mut image.pixels, size, &tiles, base);
         }
+        wrong
+    }
+
+    /// The same for screens, from resources.
+    fn fetch_screens(&self, guest: &impl GuestBytes, screens: &mut Screens) -> usize {
+        let mut wrong = 0;
         for (head, scanout) in self.scanouts.iter().enumerate() {
             if let Some(scanout) = scanout
                 && let Some(resource) = self.resources.get(&scanout.resource)
@@ -210,6 +217,17 @@ impl Renderer for Core {
             Command::GetDisplayInfo | Command::GetEdid { .. } => return Err(Refusal::Unspecified),
         }
         Ok(Answer::Done)
+    }
+
+    fn resume(&mut self, guest: &impl GuestBytes, stage: &impl Stage) {
+        let images = self.fetch_images(guest);
+        let screens = stage.change(|screens| self.fetch_screens(guest, screens));
+        if images + screens > 0 {
+            log::error!(
+                "guest memory is not what it was when the state was saved: {images} tiles of resources and {screens} of screens \
+                 look different"
+            );
+        }
     }
 
     fn reset(&mut self, stage: &impl Stage) {

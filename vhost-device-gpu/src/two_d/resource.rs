@@ -85,6 +85,11 @@ impl Image {
         u64::from(self.width) * u64::from(PIXEL_BYTES)
     }
 
+    /// Where a pixel is in the backing, if that is laid out like the image.
+    pub fn offset(&self, x: u32, y: u32) -> u64 {
+        u64::from(y) * self.stride() + u64::from(x) * u64::from(PIXEL_BYTES)
+    }
+
     /// How it lies in memory.
     pub fn layout(&self) -> Layout {
         Layout {
