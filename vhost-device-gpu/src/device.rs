@@ -175,9 +175,7 @@ impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
     }
 
     fn state_support(&self) -> StateSupport {
-        StateSupport::CannotBeSaved {
-            reason: "not yet".into(),
-        }
+        StateSupport::Savable
     }
 
     fn ack_features(&self, features: u64) {

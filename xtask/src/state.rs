@@ -21,6 +21,7 @@ use common::state::{
 };
 use serde_json::{Value, json};
 use vhost_device_fs::state::FsState;
+use vhost_device_gpu::state::GpuState;
 use vhost_device_scsi::state::ScsiState;
 
 #[derive(Subcommand)]
@@ -121,9 +122,10 @@ fn decode(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Decoded {
     };
     match DeviceKind::from_u16(header.kind) {
         Some(DeviceKind::Fs) => decode_as::<FsState>(bytes, limits),
+        Some(DeviceKind::Gpu) => decode_as::<GpuState>(bytes, limits),
         Some(DeviceKind::Null) => decode_as::<NullState>(bytes, limits),
         Some(DeviceKind::Scsi) => decode_as::<ScsiState>(bytes, limits),
-        Some(DeviceKind::Gpu) | None => Decoded::No,
+        None => Decoded::No,
     }
 }
 
