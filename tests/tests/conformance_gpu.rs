@@ -80,7 +80,12 @@ fn create(guest: &mut Machine, id: u32, seed: u64) -> Result<()> {
     let address = guest.memory.allocate(pattern.len() as u64)?;
     guest.memory.write(address, &pattern)?;
     let (low, high) = (address & 0xffff_ffff, address >> 32);
-    let entry = [u32::try_from(low)?, u32::try_from(high)?, SIDE * SIDE * 4, 0];
+    let entry = [
+        u32::try_from(low)?,
+        u32::try_from(high)?,
+        SIDE * SIDE * 4,
+        0,
+    ];
     ask(guest, ATTACH, &[&[id, 1][..], &entry].concat(), OK)
 }
 

@@ -83,7 +83,7 @@ impl Load for Core {
                 *place = pixels.head(head).map_err(no_memory)?;
             }
         }
-        self.resources = new_resources;
+        self.set_resources(new_resources);
         *known.info = (!modes.is_empty()).then(|| display_info(&modes));
         let places = screens.heads.iter_mut().zip(&mut self.scanouts);
         for ((new, (head, scanout)), edid) in new_heads

@@ -42,11 +42,11 @@ impl Save for Core {
         let mut saver = Saver {
             guest,
             wanted,
-            resources: &self.resources,
+            resources: self.resources(),
             pixels: Vec::new(),
         };
         let resources = self
-            .resources
+            .resources()
             .iter()
             .map(|(id, resource)| saver.resource(*id, resource))
             .collect();
@@ -309,6 +309,3 @@ fn cropped(image: &[u8]) -> CursorImageV1 {
             .collect(),
     }
 }
-
-#[cfg(test)]
-mod tests;

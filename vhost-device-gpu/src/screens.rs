@@ -170,7 +170,10 @@ impl Screens {
                 continue;
             };
             row.resize(old.len(), 0);
-            if fill(y, row) && row != old {
+            if !fill(y, row) {
+                row.fill(0);
+            }
+            if row != old {
                 old.copy_from_slice(row);
                 news.damage(Rect {
                     x: 0,

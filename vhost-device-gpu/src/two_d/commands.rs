@@ -60,7 +60,7 @@ impl Core {
         }
         self.room_for(image_bytes(width, height))?;
         let image = Image::new(format, width, height).ok_or(Refusal::OutOfMemory)?;
-        self.resources.insert(id, Resource::new(Kind::Image(image)));
+        self.insert(id, Resource::new(Kind::Image(image)));
         Ok(())
     }
 
@@ -78,8 +78,13 @@ impl Core {
         }
         let mut resource = Resource::new(Kind::Blob(blob));
         resource.backing = Some(self.backing(&resource, entries, guest)?);
-        self.resources.insert(id, resource);
+        self.insert(id, resource);
         Ok(())
+    }
+
+    fn insert(&mut self, id: u32, resource: Resource) {
+        self.used_bytes += resource.footprint();
+        self.resources.insert(id, resource);
     }
 
     /// The backing that `entries` describe, for `resource`.
@@ -100,9 +105,11 @@ impl Core {
     }
 
     pub(super) fn unref(&mut self, id: u32, stage: &impl Stage) -> Result<(), Refusal> {
-        self.resources
+        let gone = self
+            .resources
             .remove(&id)
             .ok_or(Refusal::InvalidResourceId)?;
+        self.used_bytes -= gone.footprint();
         for (head, scanout) in self.scanouts.iter_mut().enumerate() {
             if scanout.is_some_and(|scanout| scanout.resource == id) {
                 *scanout = None;
@@ -123,13 +130,16 @@ impl Core {
             return Err(Refusal::Unspecified);
         }
         let backing = self.backing(resource, entries, guest)?;
+        self.used_bytes += backing.footprint();
         self.resource_mut(id)?.backing = Some(backing);
         Ok(())
     }
 
     pub(super) fn detach(&mut self, id: u32) -> Result<(), Refusal> {
         let backing = self.resource_mut(id)?.backing.take();
-        backing.map(drop).ok_or(Refusal::Unspecified)
+        let gone = backing.ok_or(Refusal::Unspecified)?;
+        self.used_bytes -= gone.footprint();
+        Ok(())
     }
 
     pub(super) fn name(&mut self, id: u32) -> Result<[u8; 16], Refusal> {

@@ -6,6 +6,8 @@
 mod backing;
 mod commands;
 pub mod format;
+#[cfg(test)]
+pub(crate) mod model;
 pub mod resource;
 #[cfg(test)]
 pub(crate) mod test_memory;
@@ -52,7 +54,9 @@ pub struct Core {
     random: fn() -> [u8; 16],
     /// Where the image of a cursor is put together.
     cursor: Box<[u8]>,
-    pub(crate) resources: BTreeMap<u32, Resource>,
+    resources: BTreeMap<u32, Resource>,
+    /// What they take, so that nobody has to add it up.
+    used_bytes: u64,
     pub(crate) scanouts: [Option<Scanout>; SCANOUTS_MAX],
 }
 
@@ -64,6 +68,7 @@ impl Core {
             random,
             cursor: vec![0; CURSOR_BYTES].into_boxed_slice(),
             resources: BTreeMap::new(),
+            used_bytes: 0,
             scanouts: [None; SCANOUTS_MAX],
         }
     }
@@ -75,12 +80,23 @@ impl Core {
 
     /// Host memory that all resources take, in bytes.
     pub fn used_bytes(&self) -> u64 {
-        self.resources.values().map(Resource::footprint).sum()
+        self.used_bytes
+    }
+
+    /// The resources.
+    pub(crate) fn resources(&self) -> &BTreeMap<u32, Resource> {
+        &self.resources
+    }
+
+    /// These, and no others.
+    pub(crate) fn set_resources(&mut self, resources: BTreeMap<u32, Resource>) {
+        self.used_bytes = resources.values().map(Resource::footprint).sum();
+        self.resources = resources;
     }
 
     /// Makes images again from their backing, as far as a load has left that to be done. Returns how many tiles are not what they
     /// were.
-    fn fetch_images(&mut self, guest: &impl GuestBytes) -> usize {
+    pub(crate) fn fetch_images(&mut self, guest: &impl GuestBytes) -> usize {
         let mut wrong = 0;
         for resource in self.resources.values_mut() {
             let Resource { kind, backing, .. } = resource;
@@ -231,11 +247,11 @@ impl Renderer for Core {
     }
 
     fn reset(&mut self, stage: &impl Stage) {
-        self.resources.clear();
+        self.set_resources(BTreeMap::new());
         self.scanouts = [None; SCANOUTS_MAX];
         stage.change(Screens::reset);
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
