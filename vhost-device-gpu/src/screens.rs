@@ -72,7 +72,7 @@ pub(crate) struct News {
     pub(crate) whole: bool,
     /// Where the picture has changed.
     pub(crate) damage: Option<Rect>,
-    /// The cursor has another image.
+    /// The cursor has another image, which is told when it is seen.
     pub(crate) cursor_image: bool,
     /// The cursor is elsewhere, or seen or not seen.
     pub(crate) cursor_place: bool,
@@ -283,8 +283,8 @@ impl Screens {
         for head in &mut self.heads {
             head.news.told = None;
             if let Some(cursor) = &head.cursor {
-                head.news.cursor_image = cursor.visible && cursor.image.is_some();
-                head.news.cursor_place = !head.news.cursor_image;
+                head.news.cursor_image = cursor.image.is_some();
+                head.news.cursor_place = true;
             }
         }
     }

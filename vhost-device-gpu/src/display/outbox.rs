@@ -72,28 +72,29 @@ fn update(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
 }
 
 fn cursor(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
-    let image = std::mem::take(&mut head.news.cursor_image);
-    let place = std::mem::take(&mut head.news.cursor_place);
-    if !image && !place {
-        return false;
-    }
-    let Some(cursor) = &head.cursor else {
-        begin(out, Request::CursorHide, &[number, 0, 0], 0);
-        return true;
-    };
-    let (x, y) = cursor.position;
-    match &cursor.image {
-        Some(pixels) if image => {
-            let (hot_x, hot_y) = cursor.hot;
+    let Head { cursor, news, .. } = head;
+    match cursor {
+        Some(cursor) if news.cursor_image && cursor.visible => {
+            let ((x, y), (hot_x, hot_y)) = (cursor.position, cursor.hot);
             let words = [number, x, y, hot_x, hot_y];
             begin(out, Request::CursorUpdate, &words, CURSOR_BYTES);
-            out.extend_from_slice(pixels);
-            // An update shows it. One that was hidden since is hidden next.
-            head.news.cursor_place = !cursor.visible;
+            out.extend_from_slice(cursor.image.as_deref().unwrap_or(&[0; CURSOR_BYTES]));
+            (news.cursor_image, news.cursor_place) = (false, false); // it tells the place as well
+            return true;
         }
-        _ if cursor.visible => begin(out, Request::CursorPosition, &[number, x, y], 0),
-        _ => begin(out, Request::CursorHide, &[number, x, y], 0),
+        _ if !news.cursor_place => return false,
+        Some(cursor) => {
+            let request = if cursor.visible {
+                Request::CursorPosition
+            } else {
+                Request::CursorHide
+            };
+            let (x, y) = cursor.position;
+            begin(out, request, &[number, x, y], 0);
+        }
+        None => begin(out, Request::CursorHide, &[number, 0, 0], 0),
     }
+    news.cursor_place = false;
     true
 }
 

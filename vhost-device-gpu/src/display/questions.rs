@@ -130,6 +130,7 @@ impl Questions {
     /// The reply to a question, if it is there; if not, it will be.
     pub(crate) fn ask(&mut self, question: Question, now: Instant) -> Option<Reply> {
         if self.alone {
+            self.current = None;
             return Some(self.known(question));
         }
         let asked = self.current.take_if(|current| current.question == question);

@@ -1,6 +1,11 @@
 //! A device that was saved and loaded goes on as if nothing had happened, wherever that was; and one that is refused a state is as it
 //! was.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers that the test makes itself"
+)]
+
 use common::state::{Limits, StateSchema as _, read_state, write_state};
 
 use super::*;
@@ -8,8 +13,8 @@ use crate::config::StatePixels;
 use crate::renderer::Stage as _;
 use crate::save::Save as _;
 use crate::state::ForgedState;
-use crate::two_d::model::{MEMORY_BYTES, Model, Random, SCANOUTS};
-use crate::two_d::test_memory::TestMemory;
+use crate::two_d::tests::memory::TestMemory;
+use crate::two_d::tests::model::{MEMORY_BYTES, Model, Random, SCANOUTS};
 use crate::two_d::tests::{TestStage, look, new_core, new_stage};
 use crate::wire::{Command, Edid, feature};
 
@@ -114,8 +119,7 @@ fn a_move_at_any_time_changes_nothing() {
 
 /// A screen of 300 by 200 pixels that shows a resource of this format, drawn, transferred and flushed.
 fn drawn(memory: &TestMemory, format: u32) -> Whole {
-    let device = Whole::new();
-    let mut device = device;
+    let mut device = Whole::new();
     let whole = Rect::of_size(300, 50);
     let commands = [
         Command::Create2d {
@@ -224,11 +228,12 @@ fn everything_else_comes_along() {
     }
 }
 
+type Change = fn(&mut GpuState);
+
 #[test]
 fn a_state_that_does_not_fit_changes_nothing() {
     let memory = TestMemory(vec![1; MEMORY_BYTES]);
     let good = drawn(&memory, 1).save(&memory, StatePixels::Delta);
-    type Change = fn(&mut GpuState);
     let changes: [(&str, Change); 5] = [
         ("features", |state| state.device.features = 1 << 4),
         ("screens that are not here", |state| {

@@ -16,8 +16,7 @@ fn rect(x: u32, y: u32, width: u32, height: u32) -> RectV1 {
     }
 }
 
-/// Everything there can be, once.
-fn typical() -> GpuState {
+fn resources() -> Vec<ResourceV1> {
     let image = ResourceV1 {
         id: 3,
         kind: ResourceKindV1::Image(ImageV1 {
@@ -39,7 +38,7 @@ fn typical() -> GpuState {
                 len: 8192,
             },
         ],
-        uuid: Some(std::array::from_fn(|index| index as u8 + 1)),
+        uuid: Some([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
     };
     let blob = ResourceV1 {
         id: 70_000,
@@ -54,6 +53,11 @@ fn typical() -> GpuState {
         }],
         uuid: None,
     };
+    vec![image, blob]
+}
+
+/// Everything there can be, once.
+fn typical() -> GpuState {
     GpuState {
         device: DeviceV1 {
             features: 0b1110,
@@ -65,7 +69,7 @@ fn typical() -> GpuState {
                 })
                 .collect(),
         },
-        resources: vec![image, blob],
+        resources: resources(),
         heads: vec![
             HeadV1 {
                 number: 1,

@@ -113,7 +113,7 @@ impl Backing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::two_d::test_memory::TestMemory;
+    use crate::two_d::tests::memory::TestMemory;
 
     #[test]
     fn pieces_are_one_after_the_other_and_joined_where_they_touch() {

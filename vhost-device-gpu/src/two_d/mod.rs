@@ -6,11 +6,7 @@
 mod backing;
 mod commands;
 pub mod format;
-#[cfg(test)]
-pub(crate) mod model;
 pub mod resource;
-#[cfg(test)]
-pub(crate) mod test_memory;
 pub mod tiles;
 
 use std::collections::BTreeMap;

@@ -1,9 +1,14 @@
 //! For tests: the simplest device there is, pixel by pixel, and random commands for it and for the real one.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers that the test makes itself"
+)]
+
 use std::collections::BTreeMap;
 
-use super::format::PixelFormat;
-use super::test_memory::TestMemory;
+use super::memory::TestMemory;
+use crate::two_d::format::PixelFormat;
 use crate::wire::{BackingEntry, Command, Layout, Rect, Refusal};
 
 /// Host memory that the guest may use: more than these commands ask for.
@@ -238,7 +243,11 @@ impl Model {
                 rect,
                 layout,
             } => self.set_scanout(scanout, resource, rect, Some(layout), memory),
-            other => unreachable!("not made here: {other:?}"),
+            Command::GetDisplayInfo
+            | Command::GetEdid { .. }
+            | Command::AssignUuid { .. }
+            | Command::UpdateCursor { .. }
+            | Command::MoveCursor { .. } => unreachable!("not made here"),
         }
     }
 
@@ -394,7 +403,7 @@ impl Random {
     }
 
     fn entries(&mut self) -> Vec<BackingEntry> {
-        (0..1 + self.below(3))
+        (0..=self.below(3))
             .map(|_| BackingEntry {
                 address: u64::from(self.below(40)) * 1000,
                 len: self.below(24) * 1001,

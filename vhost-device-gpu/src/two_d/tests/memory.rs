@@ -1,6 +1,6 @@
 //! Guest memory for tests: bytes at the address 0.
 
-use super::GuestBytes;
+use crate::two_d::GuestBytes;
 
 pub(crate) struct TestMemory(pub(crate) Vec<u8>);
 
