@@ -66,8 +66,13 @@ pub struct Cursor {
 pub(crate) struct News {
     /// The size that it was told on this socket; `None` if it knows of no picture.
     pub(crate) told: Option<Size>,
-    /// It knows of a picture from this socket or another one before.
+    /// It may know of a picture, from this socket or another one before. For ever: what is sent to a socket that is then closed
+    /// is not always read, and QEMU keeps what it shows.
     pub(crate) lit: bool,
+    /// It was told on this socket that there is no picture.
+    pub(crate) dark: bool,
+    /// It may know of a cursor, likewise.
+    pub(crate) pointed: bool,
     /// Nothing of the picture was sent since it was told its size.
     pub(crate) whole: bool,
     /// Where the picture has changed.
@@ -128,9 +133,9 @@ impl Screens {
         for head in 0..SCANOUTS_MAX {
             self.turn_off(head);
             if let Some(head) = self.heads.get_mut(head) {
-                let seen = head.cursor.take().is_some_and(|cursor| cursor.visible);
+                head.cursor = None;
                 head.news.cursor_image = false;
-                head.news.cursor_place = seen && head.news.lit;
+                head.news.cursor_place = head.news.pointed;
             }
         }
     }
@@ -282,9 +287,13 @@ impl Screens {
     pub(crate) fn introduce(&mut self) {
         for head in &mut self.heads {
             head.news.told = None;
-            if let Some(cursor) = &head.cursor {
-                head.news.cursor_image = cursor.image.is_some();
-                head.news.cursor_place = true;
+            head.news.dark = false;
+            match &head.cursor {
+                Some(cursor) => {
+                    head.news.cursor_image = cursor.image.is_some();
+                    head.news.cursor_place = true;
+                }
+                None => head.news.cursor_place = head.news.pointed,
             }
         }
     }

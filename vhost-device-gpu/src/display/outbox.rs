@@ -41,14 +41,15 @@ fn size(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
             begin(out, Request::Scanout, &[number, width, height], 0);
             news.told = Some(picture.size);
             news.lit = true;
+            news.dark = false;
             news.whole = true;
             news.damage = Some(Rect::of_size(width, height));
             true
         }
-        None if news.lit => {
+        None if news.lit && !news.dark => {
             begin(out, Request::Scanout, &[number, 0, 0], 0);
             news.told = None;
-            news.lit = false;
+            news.dark = true;
             news.whole = false;
             true
         }
@@ -79,8 +80,7 @@ fn cursor(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
             let words = [number, x, y, hot_x, hot_y];
             begin(out, Request::CursorUpdate, &words, CURSOR_BYTES);
             out.extend_from_slice(cursor.image.as_deref().unwrap_or(&[0; CURSOR_BYTES]));
-            (news.cursor_image, news.cursor_place) = (false, false); // it tells the place as well
-            return true;
+            news.cursor_image = false;
         }
         _ if !news.cursor_place => return false,
         Some(cursor) => {
@@ -94,7 +94,8 @@ fn cursor(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
         }
         None => begin(out, Request::CursorHide, &[number, 0, 0], 0),
     }
-    news.cursor_place = false;
+    news.cursor_place = false; // which an image tells as well
+    news.pointed |= cursor.is_some();
     true
 }
 

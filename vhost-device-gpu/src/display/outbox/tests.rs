@@ -114,8 +114,10 @@ fn what_the_reader_before_saw_is_taken_back() {
     screens.introduce();
     let dark = [(SCANOUT, [1, 0, 0, 0, 0]), (HIDE, [1, 0, 0, 0, 0])];
     assert_eq!(told(&mut screens), dark);
-    screens.introduce();
     assert_eq!(told(&mut screens), []);
+    // Whether that was read before the socket was closed, nobody knows.
+    screens.introduce();
+    assert_eq!(told(&mut screens), dark);
 }
 
 #[test]
