@@ -200,6 +200,3 @@ impl Drop for Display {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

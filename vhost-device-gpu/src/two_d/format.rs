@@ -50,15 +50,15 @@ impl PixelFormat {
 
     /// Puts the bytes of a row of this format into the order of the display protocol.
     pub fn to_display(self, row: &mut [u8]) {
-        let reorder: fn(u32) -> u32 = match self {
-            Self::B8G8R8A8 | Self::B8G8R8X8 => return,
-            Self::A8R8G8B8 | Self::X8R8G8B8 => u32::swap_bytes,
-            Self::R8G8B8A8 | Self::R8G8B8X8 => {
-                |pixel| pixel & 0xff00_ff00 | (pixel & 0xff) << 16 | pixel >> 16 & 0xff
-            }
-            Self::A8B8G8R8 | Self::X8B8G8R8 => |pixel| pixel.rotate_right(8),
-        };
-        each_pixel(row, reorder);
+        // Each arm has a loop of its own, which the compiler turns into shuffles of many pixels at once.
+        match self {
+            Self::B8G8R8A8 | Self::B8G8R8X8 => {}
+            Self::A8R8G8B8 | Self::X8R8G8B8 => each_pixel(row, u32::swap_bytes),
+            Self::R8G8B8A8 | Self::R8G8B8X8 => each_pixel(row, |pixel| {
+                pixel & 0xff00_ff00 | (pixel & 0xff) << 16 | pixel >> 16 & 0xff
+            }),
+            Self::A8B8G8R8 | Self::X8B8G8R8 => each_pixel(row, |pixel| pixel.rotate_right(8)),
+        }
     }
 
     /// The same for a cursor, which is opaque where its format says nothing.
