@@ -89,7 +89,7 @@ impl<R: Renderer> GpuDevice<R> {
     }
 
     /// Serves a command; `None` if there is no answer yet.
-    fn serve(&self, request: &Request, memory: &GuestRam) -> Option<u32> {
+    fn serve(&self, request: &Request) -> Option<u32> {
         let (header, command) = wire::parse(request.reader());
         let result = match command.and_then(|command| self.admit(command)) {
             Ok(Command::GetDisplayInfo) => self.ask(Question::DisplayInfo)?,
@@ -101,7 +101,7 @@ impl<R: Renderer> GpuDevice<R> {
             },
             Ok(command) => self
                 .renderer()
-                .execute(command, memory, self.display.as_ref()),
+                .execute(command, &self.memory(), self.display.as_ref()),
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = &result {
@@ -218,9 +218,8 @@ impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
     }
 
     fn process(&self, ring: &mut Ring<'_>) {
-        let memory = self.memory();
         while let Some(request) = ring.pop() {
-            if let Some(written) = self.serve(&request, &memory) {
+            if let Some(written) = self.serve(&request) {
                 ring.complete(request, written);
                 continue;
             }

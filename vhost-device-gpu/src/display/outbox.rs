@@ -9,6 +9,9 @@ use crate::screens::{CURSOR_BYTES, Head, Picture, Screens};
 use crate::two_d::tiles::Size;
 use crate::wire::Rect;
 
+/// What an `UPDATE` has besides pixels, in bytes, and more.
+const ROOM_FOR_REST: usize = 64;
+
 /// Puts the next message into `out`; false if there is nothing to tell.
 pub(crate) fn compose(screens: &mut Screens, out: &mut Vec<u8>) -> bool {
     let mut heads = screens.heads.iter_mut().zip(0..);
@@ -61,9 +64,17 @@ fn update(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
     let (Some(picture), Some(part)) = (&head.picture, head.news.damage.take()) else {
         return false;
     };
-    head.news.whole = false;
     let Picture { size, pixels, .. } = picture;
     let bytes = part.width as usize * part.height as usize * 4;
+    out.clear();
+    if out.try_reserve(bytes + ROOM_FOR_REST).is_err() {
+        log::error!(
+            "host: no memory to tell the display of {bytes} bytes; that waits for the next change"
+        );
+        head.news.damage = Some(part);
+        return false;
+    }
+    head.news.whole = false;
     let words = [number, part.x, part.y, part.width, part.height];
     begin(out, Request::Update, &words, bytes);
     for row in size.rows(part) {

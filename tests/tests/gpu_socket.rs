@@ -1,6 +1,6 @@
 //! The display socket of a device that runs: what happens when its other end is slow, silent, mistaken or gone.
 //!
-//! What is seen there, pixel by pixel, is asked by the tests of the whole.
+//! What is seen there, pixel by pixel, is not asked here.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
