@@ -100,3 +100,42 @@ fn encode(picture: &Picture, out: impl std::io::Write) -> Result<(), png::Encodi
     writer.write_image_data(&colours)?;
     writer.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::screens::Screens;
+
+    #[test]
+    fn a_picture_is_what_is_on_the_screen() {
+        let folder = tempfile::tempdir().unwrap();
+        let display = Display::new(Screens::new(1 << 20), true).unwrap();
+        let shown = display.change(|screens| {
+            screens.show(3, 20, 17, |y, row| {
+                for (x, pixel) in (0..).zip(row.as_chunks_mut().0) {
+                    *pixel = [x, u8::try_from(y).unwrap_or(0), 200, 9]; // blue, green, red
+                }
+                true
+            })
+        });
+        shown.unwrap();
+        let count = write_all(folder.path(), &display).unwrap();
+        assert_eq!(count, 1);
+        let path = folder.path().join("scanout-3.png");
+        let decoder = png::Decoder::new(std::io::BufReader::new(File::open(&path).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height), (20, 17));
+        assert_eq!(pixels[(20 * 5 + 7) * 3..][..3], [200, 5, 7]);
+
+        display.change(|screens| screens.turn_off(3));
+        assert_eq!(write_all(folder.path(), &display).unwrap(), 0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let nowhere = folder.path().join("nowhere");
+        display
+            .change(|screens| screens.show(0, 16, 16, |_, _| true))
+            .unwrap();
+        assert!(write_all(&nowhere, &display).is_err());
+    }
+}
