@@ -45,7 +45,8 @@ pub struct DeviceInfo {
     /// Greatest number of descriptors in a ring; a power of two, at most 32768.
     pub ring_size_max: u16,
     /// Device-specific virtio feature bits to offer. The transport's bits (`VERSION_1`, `INDIRECT_DESC`,
-    /// `EVENT_IDX`, `LOG_ALL`, `PROTOCOL_FEATURES`) are added by `common`.
+    /// `EVENT_IDX`, `LOG_ALL`, `PROTOCOL_FEATURES`) are added by `common`. A device may add others that its front-end accepts
+    /// unasked: the stock handler ends a connection over a feature that was not offered.
     pub features: u64,
     /// Whether the front-end may read the config space from this back-end (protocol feature CONFIG).
     pub config_space: bool,
