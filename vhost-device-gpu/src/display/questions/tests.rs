@@ -175,7 +175,8 @@ fn replies_that_make_no_sense_are_refused() {
         );
         assert_eq!(questions.ask(INFO, now), None);
     }
-    for payload in [edid_bytes(1025), edid_bytes(u32::MAX), vec![0; 31]] {
+    let long = [edid_bytes(1025), vec![0; 8]].concat();
+    for payload in [edid_bytes(1025), long, edid_bytes(u32::MAX), vec![0; 31]] {
         let mut questions = met(1);
         questions.ask(Question::Edid(0), now);
         sent(&mut questions);
