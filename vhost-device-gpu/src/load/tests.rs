@@ -171,6 +171,8 @@ fn what_guest_memory_has_does_not_travel() {
     assert_eq!(carried, 300 * 50 * 4, "the resource, and not the screen");
     assert!(look(&copy.stage.0.borrow(), 1) == picture);
     let all = copy.save(&memory, StatePixels::Full);
+    let carried: usize = all.pixels.iter().map(Vec::len).sum();
+    assert_eq!(carried, 300 * 50 * 4, "nothing is left to guest memory");
     assert_eq!(all, device.save(&memory, StatePixels::Full));
 }
 

@@ -403,6 +403,7 @@ fn a_picture_does_not_change_by_transfers() {
     assert!(pixels[4..64].iter().all(|byte| *byte == 0));
     guest.ask(Command::Unref { resource: 1 }).unwrap();
     assert_eq!(guest.look(0), None);
+    assert_eq!(guest.core.scanouts[0], None);
 }
 
 /// The real core and the simplest one give the same answers and show the same, whatever comes.

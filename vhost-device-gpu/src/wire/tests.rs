@@ -168,9 +168,25 @@ fn what_is_not_there_is_refused_and_so_are_too_many_entries() {
         let (_, command) = parse(request(&[kind, 0, 0, 0, 0, 0, 0, 0], 0).reader());
         assert_eq!(command, Err(Refusal::Unspecified), "{kind:#x}");
     }
-    for count in [16385, u32::MAX] {
-        let (_, command) = parse(request(&[0x106, 0, 0, 0, 0, 0, 1, count], 0).reader());
-        assert_eq!(command, Err(Refusal::InvalidParameter));
+    for (said, there, sound) in [
+        (16384, 16384, true),
+        (16385, 16385, false),
+        (u32::MAX, 16385, false),
+        (2, 1, false),
+    ] {
+        let mut all = vec![0x106, 0, 0, 0, 0, 0, 1, said];
+        all.resize(8 + there * 4, 7);
+        let (_, command) = parse(request(&all, 0).reader());
+        let expected = if sound {
+            Ok(there)
+        } else {
+            Err(Refusal::InvalidParameter)
+        };
+        let count = command.map(|command| match command {
+            Command::AttachBacking { entries, .. } => entries.len(),
+            other => unreachable!("{other:?}"),
+        });
+        assert_eq!(count, expected, "{said} said, {there} there");
     }
 }
 
