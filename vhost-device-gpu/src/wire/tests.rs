@@ -182,9 +182,11 @@ fn what_is_not_there_is_refused_and_so_are_too_many_entries() {
         } else {
             Err(Refusal::InvalidParameter)
         };
-        let count = command.map(|command| match command {
-            Command::AttachBacking { entries, .. } => entries.len(),
-            other => unreachable!("{other:?}"),
+        let count = command.map(|command| {
+            let Command::AttachBacking { entries, .. } = command else {
+                unreachable!("another command");
+            };
+            entries.len()
         });
         assert_eq!(count, expected, "{said} said, {there} there");
     }
