@@ -171,6 +171,7 @@ impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
             features: R::FEATURES | RING_RESET,
             config_space: true,
             dirty_log: self.config.migratable,
+            resubmits: false,
         }
     }
 
