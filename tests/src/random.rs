@@ -55,4 +55,39 @@ impl Random {
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.byte()).collect()
     }
+
+    /// Any number of 32 bits.
+    pub fn word(&mut self) -> u32 {
+        let [.., a, b, c, d] = self.number().to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// One of `start` to `end`, both included.
+    pub fn between(&mut self, start: u32, end: u32) -> u32 {
+        let span = u64::from(end.saturating_sub(start)) + 1;
+        // Less than a span of 32 bits and one.
+        start + u32::try_from(self.number() % span).unwrap_or_default()
+    }
+
+    /// One of `things`, if there are any.
+    pub fn choose<'a, T>(&mut self, things: &'a [T]) -> Option<&'a T> {
+        things.get(self.below(things.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_repeat_with_their_seed_and_keep_their_limits() {
+        let (mut one, mut two) = (Random::new(7), Random::new(7));
+        for _ in 0..1_000 {
+            let number = one.between(3, 5);
+            assert_eq!(number, two.between(3, 5));
+            assert!((3..=5).contains(&number));
+        }
+        assert_eq!(one.choose::<u8>(&[]), None);
+        assert_eq!(one.between(9, 9), 9);
+    }
 }

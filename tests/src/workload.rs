@@ -1,13 +1,13 @@
 //! The program of `src/bin/guest_workload.rs`: compiled for guests, run on this host, and understood.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::guest_program;
 use crate::qemu::process::{Process, tail};
-use crate::qemu::provision::{run, target_folder};
+use crate::qemu::provision::run;
 
 /// How many files it keeps open and writes to.
 pub const STREAMS: u64 = 5;
@@ -15,28 +15,9 @@ pub const STREAMS: u64 = 5;
 /// How many more files it reads.
 pub const STEADY_FILES: u64 = 50;
 
-/// The program, compiled statically: a guest has no libraries. Kept while its source is the same.
+/// The program, compiled for guests.
 pub fn program() -> Result<PathBuf> {
-    let source = include_str!("bin/guest_workload.rs");
-    let folder = target_folder()?.join("guest_workload");
-    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let lock = File::create(folder.join("lock"))?;
-    lock.lock().context("locking the guest workload")?;
-    let (program, copy) = (folder.join("guest_workload"), folder.join("compiled.rs"));
-    if program.exists() && fs::read_to_string(&copy).is_ok_and(|known| known == source) {
-        return Ok(program);
-    }
-    let fresh = folder.join("guest_workload.rs");
-    fs::write(&fresh, source)?;
-    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    run(Command::new(compiler)
-        .args(["--edition", "2024", "-O", "-C", "strip=symbols"])
-        .args(["-C", "target-feature=+crt-static", "-o"])
-        .arg(&program)
-        .arg(&fresh))
-    .context("compiling the guest workload")?;
-    fs::rename(&fresh, &copy)?;
-    Ok(program)
+    guest_program::compiled("guest_workload", include_str!("bin/guest_workload.rs"))
 }
 
 /// How many records it has written to each file, from its answer to a question.
@@ -101,6 +82,8 @@ impl Workload {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Load, Subject, started};
 use crate::guest::{Memory, Ring};
 use crate::in_process::{DEADLINE, Machine, add};
+use crate::random::Random;
 
 /// Requests that a guest has in flight, at most.
-const IN_FLIGHT_MAX: u64 = 8;
+const IN_FLIGHT_MAX: usize = 8;
 
 pub(super) fn run<S: Subject>(subject: &S, cycles: u32) -> Result<()> {
     let (_host, mut machine) = started(subject)?;
@@ -51,7 +52,7 @@ pub(super) fn run<S: Subject>(subject: &S, cycles: u32) -> Result<()> {
 }
 
 fn cycle(machine: &mut Machine, watched: &[u64], cycles: u32) -> Result<()> {
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     for cycle in 0..cycles {
         let kind = random.below(4);
         let done = match kind {
@@ -70,7 +71,7 @@ fn cycle(machine: &mut Machine, watched: &[u64], cycles: u32) -> Result<()> {
         };
         done.with_context(|| format!("cycle {cycle} of kind {kind}"))?;
         let before = used_indices(&machine.memory, watched)?;
-        thread::sleep(Duration::from_micros(random.below(300)));
+        thread::sleep(Duration::from_micros(random.between(0, 300).into()));
         let after = used_indices(&machine.memory, watched)?;
         ensure!(
             before == after,
@@ -81,7 +82,7 @@ fn cycle(machine: &mut Machine, watched: &[u64], cycles: u32) -> Result<()> {
         } else {
             machine.frontend().resume()?;
         }
-        thread::sleep(Duration::from_micros(random.below(500)));
+        thread::sleep(Duration::from_micros(random.between(0, 500).into()));
     }
     Ok(())
 }
@@ -117,13 +118,12 @@ impl Guest {
 
     /// Asks and checks the answers until `stop`; how many were answered. A request that is lost is missed at the latest here.
     fn hammer(&mut self, stop: &AtomicBool) -> Result<u64> {
-        let mut random = Random(u64::from(self.ring.index()) + 0xfeed);
+        let mut random = Random::new(u64::from(self.ring.index()) + 0xfeed);
         let mut answered = 0;
         while !stop.load(Ordering::Relaxed) {
             let mut pending = Vec::new();
             for _ in 0..=random.below(IN_FLIGHT_MAX) {
-                let choice = usize::try_from(random.below(self.load.requests.len() as u64))?;
-                let request = self.load.requests.get(choice).context("no request")?;
+                let request = random.choose(&self.load.requests).context("no request")?;
                 pending.push(add(
                     &self.memory,
                     &mut self.ring,
@@ -145,17 +145,5 @@ impl Guest {
             }
         }
         Ok(answered)
-    }
-}
-
-/// The same numbers in each run (xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
     }
 }

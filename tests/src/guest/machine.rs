@@ -3,6 +3,7 @@
 //! Knows how a device is started, stopped, saved and moved to another back-end; knows nothing of what
 //! its requests mean.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,10 +68,19 @@ pub struct Migrated {
     pub downtime: Duration,
 }
 
+/// What a VMM does for a device besides its rings, each time that it starts and stops.
+pub trait Companion: fmt::Debug + Send {
+    /// The rings are about to be set up.
+    fn before_start(&mut self, frontend: &mut Frontend) -> Result<()>;
+    /// The rings are about to be stopped.
+    fn before_stop(&mut self);
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Machine {
     frontend: Frontend,
+    companion: Option<Box<dyn Companion>>,
     features: u64,
     memory: Arc<Memory>,
     rings: Vec<Ring>,
@@ -82,6 +92,17 @@ impl Machine {
     /// Boots: negotiates everything that both sides can do, and starts all rings of the device, each with
     /// `ring_size` descriptors. `device_features` are wanted besides [`FEATURES`].
     pub fn boot(
+        frontend: Frontend,
+        memory: &Arc<Memory>,
+        ring_size: u16,
+        device_features: u64,
+    ) -> Result<Self> {
+        Self::boot_with(None, frontend, memory, ring_size, device_features)
+    }
+
+    /// [`boot`](Self::boot) of a device that needs more than rings.
+    pub fn boot_with(
+        companion: Option<Box<dyn Companion>>,
         mut frontend: Frontend,
         memory: &Arc<Memory>,
         ring_size: u16,
@@ -99,6 +120,7 @@ impl Machine {
         let rings = rings.collect::<Result<_>>()?;
         let mut machine = Self {
             frontend,
+            companion,
             features,
             memory: Arc::clone(memory),
             rings,
@@ -172,11 +194,15 @@ impl Machine {
         if let Some(region) = &self.region {
             self.frontend.set_inflight(region)?;
         }
-        start(&mut self.frontend, &self.rings, bases)
+        let companion = self.companion.as_deref_mut();
+        start(&mut self.frontend, companion, &self.rings, bases)
     }
 
     /// Stops all rings; returns their bases. The device is silent afterwards.
     pub fn stop(&mut self) -> Result<Vec<u32>> {
+        if let Some(companion) = &mut self.companion {
+            companion.before_stop();
+        }
         let stopped = self.frontend.stop()?;
         ensure!(
             stopped
@@ -239,7 +265,7 @@ impl Machine {
     }
 
     fn hand_over(
-        &self,
+        &mut self,
         destination: &mut Frontend,
         manner: Manner,
         state: &[u8],
@@ -265,11 +291,20 @@ impl Machine {
         load(destination, LoadOrder::BeforeMemory)?;
         destination.set_memory(&self.memory.regions())?;
         load(destination, LoadOrder::BeforeRings)?;
-        start(destination, &self.rings, bases)
+        let companion = self.companion.as_deref_mut();
+        start(destination, companion, &self.rings, bases)
     }
 }
 
-fn start(frontend: &mut Frontend, rings: &[Ring], bases: &[u32]) -> Result<()> {
+fn start(
+    frontend: &mut Frontend,
+    companion: Option<&mut (dyn Companion + 'static)>,
+    rings: &[Ring],
+    bases: &[u32],
+) -> Result<()> {
+    if let Some(companion) = companion {
+        companion.before_start(frontend)?;
+    }
     ensure!(
         rings.len() == bases.len(),
         "{} rings, {} bases",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,9 @@ use anyhow::{Context, Result, ensure};
 use common::frontend::Region;
 use common::protocol::messages::MemoryRegion;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use vm_memory::{AtomicAccess, Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{
+    AtomicAccess, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap,
+};
 
 /// Bytes of a page; what the dirty log counts in.
 pub const PAGE: u64 = 4096;
@@ -177,6 +180,13 @@ impl Memory {
         let mut bytes = vec![0; size];
         self.read(address, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Where `size` bytes in one region are in our own address space, as long as the memory lives: for a driver that wants
+    /// pointers.
+    pub fn pointer(&self, address: u64, size: usize) -> Option<NonNull<u8>> {
+        let slice = self.map.get_slice(GuestAddress(address), size).ok()?;
+        NonNull::new(slice.ptr_guard_mut().as_ptr())
     }
 
     /// Stores one number, before everything that follows.

@@ -10,6 +10,7 @@
 pub mod channel;
 pub mod console;
 pub mod fs_machine;
+pub mod gpu_machine;
 pub mod image;
 pub mod migration;
 pub mod modules;

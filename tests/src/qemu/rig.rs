@@ -12,10 +12,13 @@ use super::image::Image;
 use super::modules::Modules;
 use super::provision::{Provision, progress, provision};
 use super::vm::{Config, Start, Vm};
-use crate::workload;
+use crate::{painter, workload};
 
 /// The guest's end of `tests/src/bin/guest_workload.rs`.
 pub const WORKLOAD: &str = "/bin/guest_workload";
+
+/// The guest's end of `tests/src/bin/guest_painter.rs`.
+pub const PAINTER: &str = "/bin/guest_painter";
 
 /// A KVM that works boots the guest in two seconds; one that does not may take a minute to say so.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
@@ -45,9 +48,11 @@ impl Rig {
         // Not below the target folder: socket paths are limited to 107 bytes.
         let folder = tempfile::Builder::new().prefix("rig-").tempdir()?;
         let mut image = Image::with_busybox(&provision.busybox)?;
-        let program = workload.display();
-        let program = fs::read(&workload).with_context(|| format!("reading {program}"))?;
-        image.file(WORKLOAD.trim_start_matches('/'), 0o755, program);
+        for (place, program) in [(WORKLOAD, workload), (PAINTER, painter::program()?)] {
+            let data =
+                fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
+            image.file(place.trim_start_matches('/'), 0o755, data);
+        }
         if !modules.is_empty() {
             let all = provision
                 .modules

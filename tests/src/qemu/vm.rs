@@ -273,9 +273,10 @@ fn report(name: &str, logs: &[PathBuf]) -> String {
 
 fn machine_arguments(rig: &Rig, config: &Config) -> Vec<String> {
     let accelerator = config.accelerator.as_ref().unwrap_or(&rig.accelerator);
-    // The test of time sources, entropy from outside and mitigations only cost time under TCG.
+    // The test of time sources, entropy from outside and mitigations only cost time under TCG. A cursor that
+    // blinks changes pictures.
     let kernel_arguments = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check \
-                            tsc=reliable random.trust_cpu=on";
+                            tsc=reliable random.trust_cpu=on vt.global_cursor_default=0";
     let mut arguments: Vec<String> = format!(
         "-name {} -nodefaults -no-user-config -no-reboot -display none -smp 1 -m {MEMORY_MIB}M \
          -accel {accelerator} -cpu {} -machine q35,memory-backend=memory \

@@ -6,7 +6,7 @@
 //! `target/provision/` without root and without a change to the machine (`apt.rs`). What was
 //! unpacked is kept, and a second run finds it at once.
 //!
-//! The same way [`scsi_tools`] gets the programs that the tests of the scsi device need.
+//! The same way [`scsi_tools`] gets the programs that the tests of the scsi device need, and [`gpu_peer`] another GPU.
 //!
 //! Knows how to get things, not how to run a guest.
 
@@ -37,6 +37,9 @@ const SCSI_TOOLS: [&str; 6] = [
     "qemu-utils",
     "e2fsprogs",
 ];
+
+/// Holds QEMU's own vhost-user-gpu, among much that is for people who look.
+const GPU_PEER: &str = "qemu-system-gui";
 
 /// How to start one program: its path, or a loader and arguments before the program's own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,6 +148,18 @@ pub fn scsi_tools() -> Result<Tree> {
     apt::unpack(tree.folder(), wanted, RECIPE)
         .context("cannot fetch the programs that test a SCSI target")?;
     Ok(tree)
+}
+
+/// Finds or fetches the GPU that comes with QEMU, for comparison: the program `vhost-user-gpu`.
+pub fn gpu_peer() -> Result<Program> {
+    let (cache, _lock) = cache()?;
+    let tree = Tree::new(cache.join("gpu-peer"));
+    let wanted = apt::Wanted {
+        packages: vec![GPU_PEER.to_owned()],
+        kernel: false,
+    };
+    apt::unpack(tree.folder(), wanted, RECIPE).context("cannot fetch QEMU's vhost-user-gpu")?;
+    tree.program("usr/lib/qemu/vhost-user-gpu")
 }
 
 /// The folder for all that is fetched, and a lock on it: one at a time of parallel tests, and of parallel cargo runs on one target
