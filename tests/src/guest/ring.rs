@@ -1,8 +1,7 @@
 //! The driver's half of a split ring (virtio 1.3, 2.7): puts chains on it, takes them off when used.
 //!
-//! The driver is part of the guest, so it survives a migration: [`Ring::setup`] describes the ring to the
-//! next back-end, and [`Ring::position`] lets a driver in another memory go on from a copy. What a
-//! correct driver would never do is possible through [`Ring::write_descriptor`] and [`Ring::offer`].
+//! The driver is part of the guest, so it survives a migration: [`Ring::setup`] describes the ring to the next back-end, and
+//! [`Ring::position`] lets a driver in another memory go on from a copy. [`Ring::write_descriptor`] and [`Ring::offer`] do the rest.
 
 mod prepared;
 
@@ -115,8 +114,7 @@ impl Ring {
         self.at.free.len()
     }
 
-    /// The index up to which chains were used, as far as this driver has seen: where a back-end that has
-    /// finished everything stopped.
+    /// The index up to which chains were used, as far as this driver has seen.
     pub fn next_used(&self) -> u16 {
         self.at.next_used
     }
