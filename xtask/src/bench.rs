@@ -7,6 +7,7 @@
 
 mod cost;
 mod fio;
+mod gpu;
 mod peers;
 mod report;
 mod scsi;
@@ -20,6 +21,8 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// virtio-gpu: ours, QEMU's vhost-user-gpu, and memcpy
+    Gpu,
     /// virtio-scsi: ours, rust-vmm's vhost-device-scsi, qemu-storage-daemon (vhost-user-blk), and fio on the bare file
     Scsi(scsi::Options),
 }
@@ -30,6 +33,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         return optimized();
     }
     match command {
+        Command::Gpu => gpu::run()?,
         Command::Scsi(options) => scsi::run(options)?,
     }
     Ok(ExitCode::SUCCESS)

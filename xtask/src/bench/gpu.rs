@@ -1,18 +1,19 @@
-//! How fast our GPU is beside QEMU's own and beside memcpy, on this machine, now: `cargo run --release -p tests --bin gpu_speed`.
+//! virtio-gpu: ours beside QEMU's own vhost-user-gpu and beside memcpy, in turns; and how large a state is, and how long it keeps a screen.
 //!
-//! Everything is measured in turns, so that what else the machine does hits all alike; of each number, the median. Nothing here
-//! passes or fails.
+//! Knows screens and numbers; the display and the driver are those of the tests.
 
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ::tests::gpu::speed::Screen;
+use ::tests::gpu::start_daemon;
+use ::tests::qemu::process::{POLL_INTERVAL, Process};
+use ::tests::qemu::provision::gpu_peer;
 use anyhow::{Context, Result, ensure};
 use common::frontend::Frontend;
-use tests::gpu::speed::Screen;
-use tests::gpu::start_daemon;
-use tests::qemu::process::{POLL_INTERVAL, Process};
-use tests::qemu::provision::gpu_peer;
+
+use crate::table::Table;
 
 /// Turns of each measurement.
 const TURNS: usize = 9;
@@ -53,7 +54,7 @@ fn peer(folder: &Path) -> Result<(Process, Frontend)> {
 /// One thing to measure.
 type Measurement = fn(&mut Screen) -> Result<f64>;
 
-fn speed(name: &str, width: u32, height: u32, folder: &Path) -> Result<()> {
+fn speed(table: &mut Table<6>, name: &str, width: u32, height: u32, folder: &Path) -> Result<()> {
     let bytes = width * height * 4;
     let (source, mut target) = (vec![1; bytes as usize], vec![0; bytes as usize]);
     let daemon = start_daemon::<&str>([])?;
@@ -78,16 +79,20 @@ fn speed(name: &str, width: u32, height: u32, folder: &Path) -> Result<()> {
             }
         }
         let [ours, theirs, memcpy] = columns.map(|column| f64::from(bytes) / median(column) / 1e9);
-        println!(
-            "{name:6} {what:25} ours {ours:6.2} GB/s   QEMU's {theirs:6.2}   memcpy {memcpy:6.2}   ours/memcpy {:.2}",
-            ours / memcpy
-        );
+        table.row([
+            name,
+            what,
+            &format!("{ours:.2}"),
+            &format!("{theirs:.2} ({:.2}x)", ours / theirs),
+            &format!("{memcpy:.2}"),
+            &format!("{:.0} %", 100.0 * ours / memcpy),
+        ]);
     }
     Ok(())
 }
 
 /// Size of the state and time without the device, with the screen drawn and transferred.
-fn state(name: &str, width: u32, height: u32) -> Result<()> {
+fn state(table: &mut Table<4>, name: &str, width: u32, height: u32) -> Result<()> {
     for pixels in ["full", "delta"] {
         let arguments = ["--state-pixels", pixels];
         let mut daemon = start_daemon(arguments)?;
@@ -101,20 +106,33 @@ fn state(name: &str, width: u32, height: u32) -> Result<()> {
             times.push(moved.1.as_secs_f64() * 1e3);
             daemon = destination;
         }
-        println!(
-            "{name:6} state, {pixels:5} {size:10} bytes, stopped for {:6.1} ms",
-            median(times)
-        );
+        table.row([
+            name,
+            pixels,
+            &size.to_string(),
+            &format!("{:.1}", median(times)),
+        ]);
         drop(daemon);
     }
     Ok(())
 }
 
-fn main() -> Result<()> {
+/// Measures, and prints two tables.
+pub(super) fn run() -> Result<()> {
     let folder = tempfile::tempdir()?;
+    let mut speeds = Table::new([
+        "screen",
+        "what, in GB/s",
+        "ours",
+        "QEMU's",
+        "memcpy",
+        "of memcpy",
+    ]);
+    let mut states = Table::new(["screen", "pixels", "bytes", "handed over in ms"]);
     for (name, width, height) in [("1080p", 1920, 1080), ("4K", 3840, 2160)] {
-        speed(name, width, height, folder.path())?;
-        state(name, width, height)?;
+        speed(&mut speeds, name, width, height, folder.path())?;
+        state(&mut states, name, width, height)?;
     }
+    println!("{speeds}\n{states}");
     Ok(())
 }
