@@ -5,6 +5,7 @@
 mod bench;
 mod checks;
 mod demo;
+mod qemu_module;
 mod state;
 mod table;
 mod tidy;
@@ -21,6 +22,8 @@ enum Command {
     Bench(bench::Command),
     /// Show that a running program does not notice it when its machine is saved, moved or mistreated
     Demo(demo::Options),
+    /// Build the module that gives QEMU device types whose state migrates
+    QemuModule,
     /// Show or verify a saved device state
     #[command(subcommand)]
     State(state::Command),
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
         Command::Bench(command) => bench::run(&command),
         Command::Demo(options) => Ok(demo::run(&options)),
+        Command::QemuModule => qemu_module::run(),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),
         Command::Tidy => tidy::run(),

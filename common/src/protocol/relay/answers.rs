@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
@@ -57,14 +58,16 @@ impl Relay<'_> {
         if !message.body.is_empty() || !message.files.is_empty() {
             return Err(RelayError::NotEmpty { request });
         }
+        let began = Instant::now();
         let result = if request == Request::SUSPEND {
             self.explicit.suspend()
         } else {
             self.explicit.resume();
             Ok(())
         };
-        if let Err(error) = &result {
-            log::error!("SUSPEND refused: {}", report::chain(error));
+        match &result {
+            Ok(()) => log::info!("{request} result=ok us={}", began.elapsed().as_micros()),
+            Err(error) => log::error!("SUSPEND refused: {}", report::chain(error)),
         }
         if self.is_acknowledged(message) {
             self.acknowledge(request, result.is_ok())?;

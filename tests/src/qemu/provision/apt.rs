@@ -21,13 +21,32 @@ const SUITES: [&str; 3] = ["", "-updates", "-security"];
 const KERNEL: &str = "linux-image-amd64";
 
 /// What to unpack.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Wanted {
     /// Packages, each with all that it depends on.
     pub(super) packages: Vec<String>,
     /// The newest kernel image, and nothing that it depends on.
     pub(super) kernel: bool,
+    /// Packages without what they depend on.
+    #[serde(default)]
+    pub(super) alone: Vec<String>,
+    /// Part of a source package, into the folder [`SOURCE`].
+    #[serde(default)]
+    pub(super) source: Option<Source>,
 }
+
+/// A part of the upstream archive of a source package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Source {
+    pub(super) name: String,
+    /// As Debian counts it, revision included.
+    pub(super) version: String,
+    /// Patterns of paths below the archive's only folder, as tar reads them.
+    pub(super) parts: Vec<String>,
+}
+
+/// Where the source is in the tree.
+pub(super) const SOURCE: &str = "source";
 
 /// What a finished tree was made from.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,7 +70,7 @@ pub(super) fn unpack(tree: &Path, wanted: Wanted, recipe: u32) -> Result<()> {
     progress("unpacking what is missing below the target folder (once)");
     let fresh = tree.with_extension("new");
     remove(&fresh)?;
-    let apt = Apt::prepare(&tree.with_extension("apt"))?;
+    let apt = Apt::prepare(&tree.with_extension("apt"), wanted.source.is_some())?;
     let packages = apt.unpack_all(&wanted, &fresh)?;
     let manifest = Manifest {
         recipe,
@@ -92,7 +111,7 @@ struct Apt {
 }
 
 impl Apt {
-    fn prepare(folder: &Path) -> Result<Self> {
+    fn prepare(folder: &Path, with_source: bool) -> Result<Self> {
         for subfolder in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(folder.join(subfolder))?;
         }
@@ -111,6 +130,8 @@ impl Apt {
         let sources = sources(&targets, code_name, |file| {
             fs::read_to_string(file).unwrap_or_default()
         })?;
+        let source = with_source.then(|| sources.replace("deb [", "deb-src ["));
+        let sources = [sources, source.unwrap_or_default()].concat();
         fs::write(folder.join("sources.list"), sources)?;
         let apt = Self {
             folder: folder.to_owned(),
@@ -149,15 +170,17 @@ impl Apt {
                 "fetching {} {} (about 100 MB)",
                 image.name, image.version
             ));
-            run(self
-                .command("apt-get")
-                .current_dir(self.folder.join("archives"))
-                .arg("download")
-                .arg(format!("{}={}", image.name, image.version)))?;
+            self.download(&format!("{}={}", image.name, image.version))?;
             packages.push(image);
+        }
+        for name in &wanted.alone {
+            self.download(name)?;
         }
         progress("unpacking");
         fs::create_dir_all(tree)?;
+        if let Some(source) = &wanted.source {
+            self.unpack_source(source, &tree.join(SOURCE))?;
+        }
         for entry in fs::read_dir(self.folder.join("archives"))? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "deb") {
@@ -167,6 +190,44 @@ impl Apt {
         packages.sort_by(|one, other| one.name.cmp(&other.name));
         packages.dedup();
         Ok(packages)
+    }
+
+    /// One package and nothing that it depends on.
+    fn download(&self, package: &str) -> Result<()> {
+        let mut command = self.command("apt-get");
+        command.current_dir(self.folder.join("archives"));
+        run(command.args(["download", package]))?;
+        Ok(())
+    }
+
+    /// Only the upstream archive is fetched: a mirror may have dropped the packaging of a revision
+    /// that is not the newest, but apt knows the archive's hash from the package lists.
+    fn unpack_source(&self, source: &Source, folder: &Path) -> Result<()> {
+        let Source {
+            name,
+            version,
+            parts,
+        } = source;
+        progress(&format!("fetching the source of {name} {version}"));
+        let scratch = self.folder.join("source");
+        for folder in [folder, &scratch] {
+            fs::create_dir_all(folder)?;
+        }
+        run(self
+            .command("apt-get")
+            .current_dir(&scratch)
+            .args(["source", "--tar-only", "--download-only"])
+            .arg(format!("{name}={version}")))
+        .with_context(|| format!("the mirror does not have the source of {name} {version}"))?;
+        let archive = fs::read_dir(&scratch)?
+            .next()
+            .with_context(|| format!("apt fetched no archive of {name} {version}"))??;
+        let mut tar = Command::new("tar");
+        tar.arg("-xf").arg(archive.path()).arg("-C").arg(folder);
+        tar.args(["--strip-components=1", "--anchored", "--wildcards"]);
+        tar.arg("--no-wildcards-match-slash");
+        run(tar.args(parts.iter().map(|part| format!("*/{part}"))))?;
+        Ok(())
     }
 
     /// The packages that installing `name` on an empty machine would bring.
@@ -200,10 +261,16 @@ fn configuration(folder: &Path) -> String {
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Post-Invoke;
 #clear Acquire::IndexTargets::deb;
+#clear Acquire::IndexTargets::deb-src;
 Acquire::IndexTargets::deb::Packages {{
     MetaKey \"$(COMPONENT)/binary-$(ARCHITECTURE)/Packages\";
     ShortDescription \"Packages\";
     Description \"$(RELEASE)/$(COMPONENT) $(ARCHITECTURE) Packages\";
+}};
+Acquire::IndexTargets::deb-src::Sources {{
+    MetaKey \"$(COMPONENT)/source/Sources\";
+    ShortDescription \"Sources\";
+    Description \"$(RELEASE)/$(COMPONENT) Sources\";
 }};
 Dir::State \"{folder}\";
 Dir::State::lists \"{folder}/lists\";

@@ -6,11 +6,13 @@
 //! `target/provision/` without root and without a change to the machine (`apt.rs`). What was
 //! unpacked is kept, and a second run finds it at once.
 //!
-//! The same way [`scsi_tools`] gets the programs that the tests of the scsi device need, and [`gpu_peer`] another GPU.
+//! The same way [`scsi_tools`] gets the programs that the tests of the scsi device need, [`gpu_peer`] another GPU, and
+//! [`stateful_module`] what our module for QEMU is built from.
 //!
 //! Knows how to get things, not how to run a guest.
 
 mod apt;
+mod module;
 mod tree;
 
 use std::fs::{self, File};
@@ -20,6 +22,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use module::stateful_module;
 pub use tree::Tree;
 
 /// vhost-user back-end state (`VHOST_USER_PROTOCOL_F_DEVICE_STATE`) came with this version.
@@ -59,6 +62,15 @@ impl Program {
         command.args(&self.arguments);
         command.envs(self.environment.iter().cloned());
         command
+    }
+
+    /// The same program with a library that is loaded before its own. Only this program survives that: another one that
+    /// is started on the way, such as a shell, lacks the symbols that the library expects.
+    #[must_use]
+    pub fn with_preloaded(mut self, library: &Path) -> Self {
+        let variable = ("LD_PRELOAD".to_owned(), library.display().to_string());
+        self.environment.push(variable);
+        self
     }
 
     fn plain(path: PathBuf) -> Self {
@@ -110,6 +122,7 @@ pub fn provision() -> Result<Provision> {
             .map(|(_, name)| name.to_owned())
             .collect(),
         kernel: named("GUEST_KERNEL").is_none(),
+        ..apt::Wanted::default()
     };
     let tree = Tree::new(cache.join("tree"));
     if !wanted.packages.is_empty() || wanted.kernel {
@@ -143,7 +156,7 @@ pub fn scsi_tools() -> Result<Tree> {
     let tree = Tree::new(cache.join("scsi-tools"));
     let wanted = apt::Wanted {
         packages: SCSI_TOOLS.map(str::to_owned).to_vec(),
-        kernel: false,
+        ..apt::Wanted::default()
     };
     apt::unpack(tree.folder(), wanted, RECIPE)
         .context("cannot fetch the programs that test a SCSI target")?;
