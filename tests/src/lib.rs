@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod guest;
 pub mod guest_program;
 pub mod in_process;
+pub mod limited_backend;
 pub mod load;
 pub mod null_device;
 pub mod painter;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::image::Image;
 use super::modules::Modules;
-use super::provision::{Provision, progress, provision};
+use super::provision::{Provision, progress, provision, stateful_module};
 use super::vm::{Config, Start, Vm};
 use crate::{painter, workload};
 
@@ -32,6 +32,8 @@ pub struct Rig {
     pub accelerator: String,
     /// The initramfs.
     pub image: PathBuf,
+    /// Whether QEMU has our device types.
+    stateful: bool,
     folder: tempfile::TempDir,
 }
 
@@ -69,10 +71,29 @@ impl Rig {
             provision,
             accelerator: "tcg".to_owned(),
             image: path,
+            stateful: false,
             folder,
         };
         rig.accelerator = rig.choose_accelerator()?;
         Ok(rig)
+    }
+
+    /// The same rig, whose machines get the device types of our module for QEMU in place of QEMU's own.
+    pub fn with_stateful_devices(mut self) -> Result<Self> {
+        let module = stateful_module(&self.provision)?;
+        self.provision.qemu = self.provision.qemu.with_preloaded(&module);
+        self.stateful = true;
+        Ok(self)
+    }
+
+    /// An argument of QEMU that may name a device: with the type of ours, if there is one.
+    pub(super) fn device_argument(&self, argument: &str) -> String {
+        match argument.strip_prefix("vhost-user-") {
+            Some(rest) if self.stateful => {
+                format!("vhost-user-{}", rest.replacen("-pci,", "-stateful-pci,", 1))
+            }
+            _ => argument.to_owned(),
+        }
     }
 
     /// A path in the rig's folder, short enough for a socket.

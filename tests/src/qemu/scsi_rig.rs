@@ -55,6 +55,12 @@ impl ScsiRig {
         })
     }
 
+    /// The same, with our device types in place of QEMU's own.
+    pub fn with_stateful_devices(mut self) -> Result<Self> {
+        self.rig = self.rig.with_stateful_devices()?;
+        Ok(self)
+    }
+
     /// A path for a file or a socket.
     pub fn path(&self, name: &str) -> PathBuf {
         self.rig.path(name)

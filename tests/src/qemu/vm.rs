@@ -297,7 +297,8 @@ fn machine_arguments(rig: &Rig, config: &Config) -> Vec<String> {
         arguments.extend([option.to_owned(), path.display().to_string()]);
     }
     arguments.extend(["-append".to_owned(), kernel_arguments.to_owned()]);
-    arguments.extend(config.devices.iter().cloned());
+    let devices = config.devices.iter();
+    arguments.extend(devices.map(|argument| rig.device_argument(argument)));
     match config.start {
         Start::Boot => arguments.push("-S".to_owned()),
         Start::Incoming => arguments.extend(["-incoming".to_owned(), "defer".to_owned()]),
