@@ -88,11 +88,13 @@ impl Rig {
 
     /// An argument of QEMU that may name a device: with the type of ours, if there is one.
     pub(super) fn device_argument(&self, argument: &str) -> String {
-        match argument.strip_prefix("vhost-user-") {
-            Some(rest) if self.stateful => {
-                format!("vhost-user-{}", rest.replacen("-pci,", "-stateful-pci,", 1))
-            }
-            _ => argument.to_owned(),
+        if !self.stateful || !argument.starts_with("vhost-user-") {
+            return argument.to_owned();
+        }
+        let (device, options) = argument.split_once(',').unwrap_or((argument, ""));
+        match device.strip_suffix("-pci") {
+            Some(device) => format!("{device}-stateful-pci,{options}"),
+            None => format!("{device}-stateful,{options}"),
         }
     }
 
