@@ -16,6 +16,7 @@ pub mod painter;
 pub mod probe_device;
 pub mod qemu;
 pub mod random;
+pub mod scenarios;
 pub mod scsi_client;
 pub mod scsi_suite;
 pub mod stoppable_storage;

@@ -5,6 +5,7 @@
 mod bench;
 mod checks;
 mod demo;
+mod e2e;
 mod qemu_module;
 mod state;
 mod table;
@@ -22,6 +23,8 @@ enum Command {
     Bench(bench::Command),
     /// Show that a running program does not notice it when its machine is saved, moved or mistreated
     Demo(demo::Options),
+    /// Show that a guest with all devices at once does not notice what is done to its machine
+    E2e(e2e::Options),
     /// Build the module that gives QEMU device types whose state migrates
     QemuModule,
     /// Show or verify a saved device state
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
         Command::Bench(command) => bench::run(&command),
         Command::Demo(options) => Ok(demo::run(&options)),
+        Command::E2e(options) => e2e::run(&options),
         Command::QemuModule => qemu_module::run(),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),

@@ -22,6 +22,7 @@ pub mod scsi_machine;
 pub mod scsi_rig;
 pub mod snapshot;
 pub mod vm;
+pub mod whole_machine;
 
 pub use migration::{Outcome, Transfer};
 pub use rig::Rig;
