@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Signal, kill_process};
 
 use crate::fs_daemon::{SavedState, saved_state};
 use crate::qemu::whole_machine::{MODULES, WholeMachine};
@@ -22,6 +23,12 @@ const ROUND_TRIPS: u32 = 2;
 /// Size of the disk in bytes.
 const DISK_BYTES: u64 = 64 << 20;
 
+/// How many devices a machine has.
+const DEVICES: usize = 3;
+
+/// What happens to a state on its way.
+type Disturbance = Box<dyn FnOnce(&mut [u8]) + Send>;
+
 /// Something that is done to a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
@@ -33,17 +40,23 @@ pub enum Scenario {
     Migration,
     /// Refused by a destination that finds the state damaged, and migrated afterwards.
     Refusal,
+    /// A daemon of the destination is killed when the states come, each of them once; migrated afterwards.
+    Deaths,
+    /// Cancelled while memory is copied, and migrated afterwards.
+    Cancel,
     /// Migrated to and fro.
     RoundTrips,
 }
 
 impl Scenario {
     /// All, in the order in which they are done.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Stops,
         Self::Snapshot,
         Self::Migration,
         Self::Refusal,
+        Self::Deaths,
+        Self::Cancel,
         Self::RoundTrips,
     ];
 
@@ -54,6 +67,8 @@ impl Scenario {
             Self::Snapshot => "snapshot",
             Self::Migration => "migration",
             Self::Refusal => "refusal",
+            Self::Deaths => "deaths",
+            Self::Cancel => "cancel",
             Self::RoundTrips => "round-trips",
         }
     }
@@ -118,7 +133,15 @@ impl Scene {
             Scenario::Stops => self.stop(),
             Scenario::Snapshot => self.snapshot(),
             Scenario::Migration => self.migrate(),
-            Scenario::Refusal => self.refuse().and_then(|()| self.migrate()),
+            Scenario::Refusal => {
+                self.fail(|_| Box::new(channel::damage))?;
+                self.migrate()
+            }
+            Scenario::Deaths => self.kill_each(),
+            Scenario::Cancel => {
+                self.cancel()?;
+                self.migrate()
+            }
             Scenario::RoundTrips => self.move_to_and_fro(),
         };
         result.with_context(|| scenario.name())
@@ -170,19 +193,45 @@ impl Scene {
         })
     }
 
-    /// A bit of the first state that comes by is flipped.
-    fn refuse(&mut self) -> Result<()> {
+    /// What comes of `disturb` for the destination happens when the first state is on its way.
+    fn fail(&mut self, disturb: impl FnOnce(&WholeMachine) -> Disturbance) -> Result<()> {
         let mut source = self.take()?;
         let mut destination = self.start(Start::Incoming)?;
         let [between, listen] =
             ["between", "listen"].map(|name| self.rig.path(&format!("{name}{}", self.count)));
-        let seen = channel::intercept(&between, &listen, channel::damage)?;
+        let seen = channel::intercept(&between, &listen, disturb(&destination))?;
         let outcome =
             migration::live_through(&mut source.vm, &mut destination.vm, &between, &listen)?;
         let failure = outcome.failed()?;
         ensure!(seen.get(), "failed before the state: {}", failure.report);
         drop(destination);
         source.vm.wait_status("running")?;
+        self.go_on(source)
+    }
+
+    fn kill_each(&mut self) -> Result<Cost> {
+        for device in 0..DEVICES {
+            self.fail(|destination| {
+                let victim = destination
+                    .daemons
+                    .get(device)
+                    .map(|(_, daemon)| daemon.id());
+                // It has not been waited for, so the process is there.
+                Box::new(move |_| {
+                    let _killed = victim.map(|id| kill_process(id, Signal::KILL));
+                })
+            })?;
+        }
+        self.migrate()
+    }
+
+    fn cancel(&mut self) -> Result<()> {
+        let mut source = self.take()?;
+        let mut destination = self.start(Start::Incoming)?;
+        let socket = self.rig.path(&format!("cancelled{}", self.count));
+        migration::cancelled(&mut source.vm, &mut destination.vm, &socket)?;
+        drop(destination);
+        source.vm.expect_status("running")?;
         self.go_on(source)
     }
 

@@ -16,6 +16,9 @@ use super::vm::{DEADLINE, Vm};
 /// Bytes per second: QEMU's default of 128 MiB/s would decide about the measured times.
 const BANDWIDTH_MAX: u64 = 10_000_000_000;
 
+/// So slow that the memory of a guest takes a minute.
+const BANDWIDTH_MIN: u64 = 1_000_000;
+
 /// A whole migration: generous, only to turn a hang into a failure.
 const MIGRATION_DEADLINE: Duration = Duration::from_mins(4);
 
@@ -102,6 +105,33 @@ pub fn live_through(
     destination.expect_status("running")?;
     transfer.silence = resume.timestamp.saturating_sub(stop.timestamp);
     Ok(Outcome::Completed(transfer))
+}
+
+/// Begins to migrate a running guest, slowly, and cancels that while its memory is copied.
+pub fn cancelled(source: &mut Vm, destination: &mut Vm, socket: &Path) -> Result<()> {
+    configure(destination, true)?;
+    let uri = format!("unix:{}", socket.display());
+    destination.execute("migrate-incoming", &json!({ "uri": uri }))?;
+    configure(source, true)?;
+    let slow = json!({ "max-bandwidth": BANDWIDTH_MIN });
+    source.execute("migrate-set-parameters", &slow)?;
+    source.execute("migrate", &json!({ "uri": uri }))?;
+    let mut is_cancelled = false;
+    let end = Instant::now() + MIGRATION_DEADLINE;
+    loop {
+        let state = source.execute("query-migrate", &json!({}))?;
+        let sent = state.pointer("/ram/transferred").and_then(Value::as_u64);
+        match state.get("status").and_then(Value::as_str) {
+            Some("cancelled") => return Ok(()),
+            Some("active") if !is_cancelled && sent > Some(0) => {
+                source.execute("migrate_cancel", &json!({}))?;
+                is_cancelled = true;
+            }
+            Some("completed" | "failed") => bail!("not cancelled, but {state}"),
+            _ if Instant::now() > end => bail!("no end of {state}\n{}", source.report()),
+            _ => thread::sleep(POLL_INTERVAL),
+        }
+    }
 }
 
 /// Stops the guest and writes its whole state to a file. It stays stopped and can go on.
