@@ -169,7 +169,7 @@ pub fn gpu_peer() -> Result<Program> {
     let tree = Tree::new(cache.join("gpu-peer"));
     let wanted = apt::Wanted {
         packages: vec![GPU_PEER.to_owned()],
-        kernel: false,
+        ..apt::Wanted::default()
     };
     apt::unpack(tree.folder(), wanted, RECIPE).context("cannot fetch QEMU's vhost-user-gpu")?;
     tree.program("usr/lib/qemu/vhost-user-gpu")

@@ -256,6 +256,11 @@ fn a_region_for_another_size_of_ring() {
         tracker.recover(indices(0, 4), part(&regions)),
         Err(TrackError::Room { room: 8, size: 16 })
     );
+    // With nothing in flight the ring is served, and not written down.
+    part(&regions).unmark(7);
+    assert_eq!(tracker.recover(indices(0, 4), part(&regions)), Ok(None));
+    assert!(tracker.pop(15));
+    assert!(!part(&regions).is_marked(7) && !tracker.pop(15));
 }
 
 #[test]
