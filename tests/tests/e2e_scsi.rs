@@ -17,6 +17,9 @@ const SMALL_MIB: u64 = 8;
 /// How often a machine is stopped under load.
 const STOPS: u32 = 20;
 
+/// How often its daemon is killed.
+const KILLS: u32 = 5;
+
 /// How often the disk under load is reset.
 const RESETS: u32 = 5;
 
@@ -56,6 +59,29 @@ fn a_guest_goes_on_whatever_is_done_to_its_disks() -> Result<()> {
     rig.damage(&disk)?;
     ensure!(rig.check(&disk).is_err(), "damage is not noticed");
     Ok(())
+}
+
+/// The daemon is killed under load and started again: QEMU hands it what was in flight, and the guest only hears of a reset.
+#[test]
+fn a_guest_goes_on_when_its_daemon_is_killed() -> Result<()> {
+    let rig = ScsiRig::prepare()?;
+    let disk = rig.image("disk", DISK_MIB)?;
+    let mut machine = ScsiMachine::start(&rig, "machine", Start::Boot, &unit(0, &disk))?;
+    machine.wait_ready()?;
+    let name = machine.disk(0)?;
+    machine.fill(&name)?;
+    machine.start_load(&name)?;
+    for _ in 0..KILLS {
+        machine.load_goes_on(&name)?;
+        machine.daemon.kill()?;
+        machine.daemon.restart()?;
+    }
+    machine.load_goes_on(&name)?;
+    ensure!(machine.kernel_log()?.contains(RESET_NOTICED));
+    machine.stop_load()?;
+    machine.verify_and_unmount(&name)?;
+    machine.quit()?;
+    rig.check(&disk)
 }
 
 /// A disk gets larger while the guest runs, and again while it is stopped.

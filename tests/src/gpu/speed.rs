@@ -2,7 +2,7 @@
 //!
 //! Knows daemons only as somebody who speaks the protocol. Nothing here passes or fails.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use common::frontend::Frontend;
@@ -11,6 +11,7 @@ use super::display::Display;
 use super::driver::Driver;
 use super::wire::{self, Format, Rect, answer};
 use crate::guest::Manner;
+use crate::guest::machine::Migrated;
 
 /// The resource on the screen.
 const ID: u32 = 1;
@@ -79,10 +80,9 @@ impl Screen {
         Ok(begin.elapsed().as_secs_f64())
     }
 
-    /// Moves to another daemon: size of the state in bytes, and how long it took from the stop to the start.
-    pub fn migrate_to(&mut self, destination: Frontend) -> Result<(usize, Duration)> {
-        let moved = self.driver.migrate_to(destination, Manner::QEMU)?;
-        Ok((moved.state_size, moved.downtime))
+    /// Moves to another daemon.
+    pub fn migrate_to(&mut self, destination: Frontend) -> Result<Migrated> {
+        self.driver.migrate_to(destination, Manner::QEMU)
     }
 
     fn updates(&self) -> Result<u64> {

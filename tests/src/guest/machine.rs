@@ -66,6 +66,10 @@ pub struct Migrated {
     pub state_size: usize,
     /// From the first request to stop to the last acknowledgement of a start.
     pub downtime: Duration,
+    /// Of that, in SAVE and its CHECK.
+    pub saving: Duration,
+    /// Of that, from the first word to the destination until it is started: mostly LOAD and its CHECK.
+    pub loading: Duration,
 }
 
 /// What a VMM does for a device besides its rings, each time that it starts and stops.
@@ -229,16 +233,21 @@ impl Machine {
     pub fn migrate_to(&mut self, destination: Frontend, manner: Manner) -> Result<Migrated> {
         let begin = Instant::now();
         let mut state = Vec::new();
+        let mut saving = Duration::ZERO;
+        let mut save = |frontend: &mut Frontend| {
+            let begin = Instant::now();
+            let saved = frontend.save_over(manner.channel, &mut state);
+            saving = begin.elapsed();
+            saved
+        };
         let (bases, saved) = if manner.suspend {
             self.frontend.suspend()?;
-            let saved = self.frontend.save_over(manner.channel, &mut state);
+            let saved = save(&mut self.frontend);
             (self.stop()?, saved)
         } else {
-            (
-                self.stop()?,
-                self.frontend.save_over(manner.channel, &mut state),
-            )
+            (self.stop()?, save(&mut self.frontend))
         };
+        let handing_over = Instant::now();
         let moved = saved.context("saving").and_then(|_size| {
             // On an error this is dropped, which stops it: it must be silent before the source is not.
             let mut destination = destination;
@@ -261,6 +270,8 @@ impl Machine {
         Ok(Migrated {
             state_size: state.len(),
             downtime: begin.elapsed(),
+            saving,
+            loading: handing_over.elapsed(),
         })
     }
 

@@ -63,6 +63,7 @@ impl ScsiMachine {
         let daemon = Daemon::start_at(program, all)?;
         let config = Config::new(name, start)
             .with_scsi("scsi", &daemon.socket().display().to_string())
+            .reconnecting("scsi")
             .with_fs(TAG, &share.socket().display().to_string())
             .with_log(daemon.log_path())
             .with_log(share.log_path());

@@ -89,6 +89,18 @@ impl Config {
         self
     }
 
+    /// Has QEMU connect to a daemon again when it has gone and come back.
+    #[must_use]
+    pub fn reconnecting(mut self, id: &str) -> Self {
+        let chardev = format!("socket,id={id},");
+        for argument in &mut self.devices {
+            if argument.starts_with(&chardev) {
+                argument.push_str(",reconnect-ms=200");
+            }
+        }
+        self
+    }
+
     /// Adds a daemon's log to the failure reports.
     #[must_use]
     pub fn with_log(mut self, log: impl Into<PathBuf>) -> Self {

@@ -92,26 +92,25 @@ fn speed(table: &mut Table<6>, name: &str, width: u32, height: u32, folder: &Pat
 }
 
 /// Size of the state and time without the device, with the screen drawn and transferred.
-fn state(table: &mut Table<4>, name: &str, width: u32, height: u32) -> Result<()> {
+fn state(table: &mut Table<6>, name: &str, width: u32, height: u32) -> Result<()> {
     for pixels in ["full", "delta"] {
         let arguments = ["--state-pixels", pixels];
         let mut daemon = start_daemon(arguments)?;
         let mut screen = Screen::new(daemon.connect()?, width, height)?;
         screen.seconds_until_seen()?;
-        let (mut size, mut times) = (0, Vec::new());
+        let (mut size, mut times) = (0, [Vec::new(), Vec::new(), Vec::new()]);
         for _ in 0..TURNS {
             let destination = start_daemon(arguments)?;
             let moved = screen.migrate_to(destination.connect()?)?;
-            size = moved.0;
-            times.push(moved.1.as_secs_f64() * 1e3);
+            size = moved.state_size;
+            let parts = [moved.saving, moved.loading, moved.downtime];
+            for (times, part) in times.iter_mut().zip(parts) {
+                times.push(part.as_secs_f64() * 1e3);
+            }
             daemon = destination;
         }
-        table.row([
-            name,
-            pixels,
-            &size.to_string(),
-            &format!("{:.1}", median(times)),
-        ]);
+        let [saving, loading, all] = times.map(|times| format!("{:.1}", median(times)));
+        table.row([name, pixels, &size.to_string(), &saving, &loading, &all]);
         drop(daemon);
     }
     Ok(())
@@ -128,7 +127,14 @@ pub(super) fn run() -> Result<()> {
         "memcpy",
         "of memcpy",
     ]);
-    let mut states = Table::new(["screen", "pixels", "bytes", "handed over in ms"]);
+    let mut states = Table::new([
+        "screen",
+        "pixels",
+        "bytes of state",
+        "SAVE in ms",
+        "LOAD and start",
+        "silent for",
+    ]);
     for (name, width, height) in [("1080p", 1920, 1080), ("4K", 3840, 2160)] {
         speed(&mut speeds, name, width, height, folder.path())?;
         state(&mut states, name, width, height)?;
