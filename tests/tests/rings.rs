@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, eventfd};
 use tests::guest::chain::{DESCRIPTOR_INDIRECT, DESCRIPTOR_NEXT, DESCRIPTOR_WRITE, Descriptor};
-use tests::in_process::{DEADLINE, Host, Machine, Shape};
+use tests::in_process::{DEADLINE, Host, Machine, Pending, Shape, add};
 use tests::null_device::NullDevice;
 use tests::probe_device::{Order, ProbeDevice};
 
@@ -307,4 +307,42 @@ fn rings_that_stop_and_start_under_a_storm_of_kicks_go_on() -> Result<()> {
         stop.store(true, Ordering::Relaxed);
         result
     })
+}
+
+/// QEMU does so for every ring when a migration begins, and when one fails, while the guest runs: with dirty logging on, or off again.
+#[test]
+fn addresses_that_are_set_again_on_a_running_ring_lose_nothing() -> Result<()> {
+    let host = Host::new(NullDevice::default());
+    let mut machine = host.machine()?;
+    machine.start()?;
+    let mut ring = machine.rings.remove(0);
+    let address = ring.setup(0).address;
+    let memory = std::sync::Arc::clone(&machine.memory);
+    thread::scope(|scope| {
+        let guest = scope.spawn(move || -> Result<()> {
+            for _ in 0..3_000 {
+                let pending: Vec<_> = (0..8)
+                    .map(|_| add(&memory, &mut ring, &now(), 8))
+                    .collect::<Result<_>>()?;
+                ring.publish()?;
+                let mut heads: Vec<_> = pending.iter().map(Pending::head).collect();
+                while !heads.is_empty() {
+                    for used in ring.wait(DEADLINE)? {
+                        let place = heads.iter().position(|head| *head == used.head);
+                        heads.remove(place.context("it came back twice")?);
+                    }
+                }
+                for pending in pending {
+                    pending.take(&memory, 0)?;
+                }
+            }
+            Ok(())
+        });
+        while !guest.is_finished() {
+            machine.frontend().set_ring_address(address)?;
+        }
+        guest.join().expect("the guest")
+    })?;
+    machine.leave()??;
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::Error as QueueError;
+use virtio_queue::{Error as QueueError, QueueT};
 
 use super::locked::Tracked;
 use super::{CREATING, Connection, Shared, Table, Vring};
@@ -98,8 +98,12 @@ impl VringT<Table> for Vring {
         self.stock().set_queue_next_avail(base);
     }
 
+    /// A ring that runs knows better: QEMU sends the addresses again when dirty logging begins or ends, and what the stock handler
+    /// has just read of the used index may be old by now.
     fn set_queue_next_used(&self, index: u16) {
-        self.stock().set_queue_next_used(index);
+        if !self.stock().get_ref().get_queue().ready() {
+            self.stock().set_queue_next_used(index);
+        }
     }
 
     fn queue_used_idx(&self) -> Result<u16, QueueError> {
