@@ -28,7 +28,7 @@ use crate::screens::Screens;
 use crate::state::GpuState;
 use crate::two_d::{Core, Limits};
 use crate::uuid;
-use crate::wire::{self, Answer, Command, Header, RINGS, Refusal, feature};
+use crate::wire::{self, Answer, CONTROL_RING, Command, Header, RINGS, Refusal, feature};
 
 /// QEMU has 64 and 16, or 256.
 const RING_SIZE_MAX: u16 = 1024;
@@ -89,9 +89,13 @@ impl<R: Renderer> GpuDevice<R> {
     }
 
     /// Serves a command; `None` if there is no answer yet.
-    fn serve(&self, request: &Request) -> Option<u32> {
+    fn serve(&self, ring: usize, request: &Request) -> Option<u32> {
         let (header, command) = wire::parse(request.reader());
         let result = match command.and_then(|command| self.admit(command)) {
+            // One question at a time waits for its answer: those of two rings would take each other's place for ever.
+            Ok(Command::GetDisplayInfo | Command::GetEdid { .. }) if ring != CONTROL_RING => {
+                Err(Refusal::Unspecified)
+            }
             Ok(Command::GetDisplayInfo) => self.ask(Question::DisplayInfo)?,
             Ok(Command::GetEdid { scanout }) => match usize::try_from(scanout) {
                 Ok(scanout) if scanout < self.config.outputs_max => {
@@ -220,7 +224,7 @@ impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
 
     fn process(&self, ring: &mut Ring<'_>) {
         while let Some(request) = ring.pop() {
-            if let Some(written) = self.serve(&request) {
+            if let Some(written) = self.serve(ring.index(), &request) {
                 ring.complete(request, written);
                 continue;
             }

@@ -14,14 +14,15 @@
 //! For the same reason there are no fences.
 
 use common::state::{
-    CHUNK_BYTES_MAX, DeviceKind, Importance, SchemaSupport, Section, StateError, StateReader,
-    StateSchema, StateWriter, Tag,
+    CHUNK_BYTES_MAX, DeviceKind, Importance, SchemaSupport, StateError, StateReader, StateSchema,
+    StateWriter, Tag,
 };
 use serde::{Deserialize, Serialize};
 
 mod rules;
 
 pub use crate::state::rules::ForgedState;
+use crate::state::rules::{HEADS_MAX, RESOURCES_MAX};
 
 const DEVICE: Tag = Tag::new(*b"GPUD");
 const RESOURCES: Tag = Tag::new(*b"RSRC");
@@ -233,8 +234,8 @@ impl StateSchema for GpuState {
         while let Some(section) = input.next_section()? {
             match (section.tag, section.version) {
                 (DEVICE, 1) if device.is_none() => device = Some(section.decode()?),
-                (RESOURCES, 1) => extend(&mut resources, &section)?,
-                (HEADS, 1) => extend(&mut heads, &section)?,
+                (RESOURCES, 1) => section.decode_table_onto(&mut resources, RESOURCES_MAX)?,
+                (HEADS, 1) => section.decode_table_onto(&mut heads, HEADS_MAX as usize)?,
                 (PIXELS, 1) => {
                     let pixels = pixels.get_or_insert_default();
                     let pieces = section.bytes().chunks(CHUNK_BYTES_MAX);
@@ -251,15 +252,6 @@ impl StateSchema for GpuState {
             pixels: pixels.ok_or(missing(PIXELS))?,
         })
     }
-}
-
-fn extend<T: serde::de::DeserializeOwned>(
-    table: &mut Option<Vec<T>>,
-    section: &Section,
-) -> Result<(), StateError> {
-    let mut more: Vec<T> = section.decode_table()?;
-    table.get_or_insert_default().append(&mut more);
-    Ok(())
 }
 
 #[cfg(test)]

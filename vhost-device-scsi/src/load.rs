@@ -15,7 +15,7 @@ use crate::state::{
 };
 use crate::target::unit::LogicalUnit;
 use crate::target::{Table, Target, TargetError};
-use crate::virtio::events::{Event, EventKind, Pending};
+use crate::virtio::events::{EVENTS_MAX, Event, EventKind, Pending};
 
 /// The state is sound, but not of this target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -171,6 +171,10 @@ pub(crate) fn load(target: &Target, state: &ScsiState) -> Result<(), LoadError> 
         loaded.push(unit.lun);
     }
     announce_others(&table, &loaded, &mut events);
+    if events.events.len() > EVENTS_MAX {
+        events.events.truncate(EVENTS_MAX);
+        events.missed = true;
+    }
     target.events.set_pending(events);
     target.set_command_bytes(state.target.command_bytes);
     target.set_sense_bytes(state.target.sense_bytes);

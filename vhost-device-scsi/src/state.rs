@@ -10,14 +10,14 @@
 //! sections say is believed only after [`ScsiState::validate`].
 
 use common::state::{
-    DeviceKind, Importance, SchemaSupport, Section, StateError, StateReader, StateSchema,
-    StateWriter, Tag,
+    DeviceKind, Importance, SchemaSupport, StateError, StateReader, StateSchema, StateWriter, Tag,
 };
 use serde::{Deserialize, Serialize};
 
 mod rules;
 
 pub use crate::state::rules::ForgedState;
+use crate::state::rules::{EVENTS_MAX, UNITS_MAX};
 
 const TARGET: Tag = Tag::new(*b"TARG");
 const UNITS: Tag = Tag::new(*b"UNIT");
@@ -170,8 +170,8 @@ impl StateSchema for ScsiState {
         while let Some(section) = input.next_section()? {
             match (section.tag, section.version) {
                 (TARGET, 1) if target.is_none() => target = Some(section.decode()?),
-                (UNITS, 1) => extend(&mut units, &section)?,
-                (EVENTS, 1) => extend(&mut events, &section)?,
+                (UNITS, 1) => section.decode_table_onto(&mut units, UNITS_MAX)?,
+                (EVENTS, 1) => section.decode_table_onto(&mut events, EVENTS_MAX)?,
                 _ => input.unknown(&section)?,
             }
         }
@@ -182,15 +182,6 @@ impl StateSchema for ScsiState {
             events: events.ok_or(missing(EVENTS))?,
         })
     }
-}
-
-fn extend<T: serde::de::DeserializeOwned>(
-    table: &mut Option<Vec<T>>,
-    section: &Section,
-) -> Result<(), StateError> {
-    let mut more: Vec<T> = section.decode_table()?;
-    table.get_or_insert_default().append(&mut more);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -208,6 +208,20 @@ pub enum StateError {
         /// Length of what follows in bytes.
         bytes: u64,
     },
+    /// A table has more items than there can be of their kind.
+    #[error(
+        "the table in section {tag} at byte {offset} makes {items} items, and {items_max} are the most"
+    )]
+    TableTooLong {
+        /// The section.
+        tag: Tag,
+        /// Where its payload begins.
+        offset: u64,
+        /// Number of items so far, with those of this section.
+        items: usize,
+        /// Most items.
+        items_max: usize,
+    },
     /// An item of a table has no bytes, so that any number of them would fit into nothing.
     #[error("an item of the table in section {tag} has no bytes")]
     EmptyItem {
@@ -320,6 +334,7 @@ impl StateError {
             | Self::Payload { .. }
             | Self::PayloadTooLong { .. }
             | Self::TableItems { .. }
+            | Self::TableTooLong { .. }
             | Self::EmptyItem { .. }
             | Self::MissingSection { .. }
             | Self::RepeatedSection { .. }

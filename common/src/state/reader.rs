@@ -87,6 +87,29 @@ impl Section {
         Ok(value)
     }
 
+    /// [`decode_table`](Self::decode_table), added to what earlier sections of this tag held. More than `items_max` items in all are
+    /// refused before they are decoded: in memory an item may be many times as large as in the stream.
+    pub fn decode_table_onto<T: DeserializeOwned>(
+        &self,
+        table: &mut Option<Vec<T>>,
+        items_max: usize,
+    ) -> Result<(), StateError> {
+        let (more, _): (u32, _) = self.decode_first(&self.payload)?;
+        let table = table.get_or_insert_default();
+        let items = table.len().saturating_add(more as usize);
+        if items > items_max {
+            let (tag, offset) = (self.tag, self.payload_offset());
+            return Err(StateError::TableTooLong {
+                tag,
+                offset,
+                items,
+                items_max,
+            });
+        }
+        table.append(&mut self.decode_table()?);
+        Ok(())
+    }
+
     /// The payload as a piece of a table, of which nothing may be left over. The whole table is what
     /// all sections of this tag hold, in order.
     pub fn decode_table<T: DeserializeOwned>(&self) -> Result<Vec<T>, StateError> {

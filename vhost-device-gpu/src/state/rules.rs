@@ -8,9 +8,9 @@ use crate::state::{
 };
 
 /// Greatest number of screens.
-const HEADS_MAX: u32 = 16;
+pub(super) const HEADS_MAX: u32 = 16;
 /// Greatest number of resources.
-const RESOURCES_MAX: usize = 16384;
+pub(super) const RESOURCES_MAX: usize = 16384;
 /// Greatest number of pieces of a backing.
 const PIECES_MAX: usize = 16384;
 /// Greatest length of an EDID in bytes.

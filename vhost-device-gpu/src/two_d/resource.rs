@@ -51,8 +51,15 @@ pub struct Blob {
     pub id: u64,
 }
 
-/// Bytes of an image; `None` if there is no such number here.
+/// Greatest width and height of an image, in pixels. A side that is longer is on no screen, and work is done row by row: there must not be
+/// more of them than suspension can wait for.
+pub const SIDE_MAX: u32 = 16384;
+
+/// Bytes of an image; `None` if it is larger than there are any.
 pub fn image_bytes(width: u32, height: u32) -> Option<u64> {
+    if width.max(height) > SIDE_MAX {
+        return None;
+    }
     (u64::from(width) * u64::from(height)).checked_mul(PIXEL_BYTES.into())
 }
 

@@ -6,12 +6,14 @@ use crate::state::{EventV1, ReservationsV1, ScsiState, UnitV1};
 
 /// Greatest logical unit number.
 const LUN_MAX: u16 = 16383;
+/// Most units: one for each number.
+pub(super) const UNITS_MAX: usize = LUN_MAX as usize + 1;
 /// Greatest length of a serial number.
 const SERIAL_MAX: usize = 36;
 /// Most unit attentions of a unit; there are fewer kinds.
 const ATTENTIONS_MAX: usize = 64;
 /// Most events that wait.
-const EVENTS_MAX: usize = 1024;
+pub(super) const EVENTS_MAX: usize = 1024;
 /// Most registrations of a unit.
 const REGISTRATIONS_MAX: usize = 256;
 /// Greatest `cdb_size` and `sense_size`.
