@@ -717,3 +717,79 @@ fn the_greatest_number_of_units_moves() -> Result<()> {
     ensure!(outcome.residual == 0 && outcome.data.ends_with(&[0x7f, 0xff, 0, 0, 0, 0, 0, 0]));
     Ok(())
 }
+
+/// A guest has used one of two rings, and comes to a back-end that was given no state: it is told, whichever ring is started first.
+#[test]
+fn a_guest_that_comes_without_its_state_is_told() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = image(folder.path(), "image")?;
+    let next = || -> Result<_> { Ok(Host::new(device(Engine::Auto, &[&path])?)) };
+    let used = REQUEST_RING + 1;
+    let host = next()?;
+    let mut machine = host.machine()?;
+    machine.start()?;
+    let heard = machine.call(used, &ready(0), RESPONSE)?;
+    ensure!(sense(&heard) == Some((6, 0x29, 0)), "{heard:x?}");
+    // What stops and starts where it was is known.
+    machine.stop()?;
+    machine.start()?;
+    ensure!(is_good(&machine.call(used, &ready(0), RESPONSE)?));
+    machine.stop()?;
+    let destination = next()?;
+    let mut machine = machine.move_to(&destination, true)?;
+    machine.start()?;
+    for expected in [(6, 0x29, 0), (6, 0x2a, 4)] {
+        let answer = machine.call(used, &ready(0), RESPONSE)?;
+        ensure!(sense(&answer) == Some(expected), "{answer:x?}");
+    }
+    ensure!(is_good(&machine.call(used, &ready(0), RESPONSE)?));
+    let shown = destination.device().administration().show();
+    ensure!(shown.events_missed, "the guest does not look for units");
+    machine.leave()??;
+    Ok(())
+}
+
+/// A unit is removed while commands of it hang at its storage and the device waits for them: it is given up only after them.
+#[test]
+fn a_unit_that_is_removed_in_a_drain_is_given_up_after_its_commands() -> Result<()> {
+    let storage = StoppableStorage::new()?;
+    let folder = tempfile::tempdir()?;
+    let (good, path) = (
+        image(folder.path(), "good")?,
+        storage.file("image", IMAGE_BYTES)?,
+    );
+    let host = Host::new(device(Engine::Threads, &[&good, &path])?);
+    let mut machine = started(&host, 64)?;
+    make_ready(&mut machine, 1)?;
+    storage.hang()?;
+    let write = machine.submit(REQUEST_RING, &write(1, 5, &block(5)), RESPONSE)?;
+    thread::sleep(AS_FAR_AS_IT_CAN);
+    let operator = host.device().administration();
+    let events = || operator.show().events_waiting;
+    thread::scope(|scope| -> Result<()> {
+        let suspended = scope.spawn(|| machine.frontend().suspend());
+        thread::sleep(AS_FAR_AS_IT_CAN);
+        operator.remove(1).map_err(anyhow::Error::from_boxed)?;
+        thread::sleep(AS_FAR_AS_IT_CAN);
+        let early = events();
+        storage.release()?;
+        suspended.join().expect("the front-end")?;
+        ensure!(
+            early == 0,
+            "the guest is told before the last command has ended"
+        );
+        Ok(())
+    })?;
+    let began = std::time::Instant::now();
+    while events() == 0 {
+        ensure!(began.elapsed() < DEADLINE, "the guest is never told");
+        thread::sleep(AS_FAR_AS_IT_CAN);
+    }
+    machine.frontend().resume()?;
+    let answer = machine.finish(REQUEST_RING, write)?;
+    ensure!(is_good(&answer), "{answer:x?}");
+    let written = std::fs::read(storage.beneath("image"))?;
+    ensure!(written.get(5 * BLOCK..6 * BLOCK) == Some(&block(5)[..]));
+    machine.leave()??;
+    Ok(())
+}

@@ -3,6 +3,7 @@
 //! Knows the target, and how to wait for a unit's last command; knows no socket.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::device::{DeviceError, Guest};
 
@@ -13,6 +14,9 @@ use crate::scsi::unit::Unit;
 use crate::target::unit::LogicalUnit;
 use crate::virtio::events::{Event, EventKind};
 use crate::virtio::sweep::{Effect, Scope, Sweep};
+
+/// How often it is looked whether rings are served again.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// See the [module](self).
 pub(crate) struct Administration {
@@ -27,6 +31,27 @@ impl Administration {
             device,
             changing: Mutex::default(),
         }
+    }
+
+    /// A ring is started and not served for the moment: it is being drained, or was, or is disabled. While it is being drained, commands
+    /// of the unit may still be in flight; when the device is silent there are none, and the sweep ends.
+    fn sweep_later(&self, sweep: Arc<Sweep>) -> Result<(), DeviceError> {
+        let device = Arc::clone(&self.device);
+        let wait = move || {
+            while !device.target.is_silent() {
+                if let Some(guest) = device.guest.get()
+                    && let Some(held) = device.workers.hold(guest)
+                {
+                    device.workers.sweep(&sweep, held, guest);
+                    return;
+                }
+                std::thread::sleep(GLANCE);
+            }
+        };
+        std::thread::Builder::new()
+            .name("scsi-remove".into())
+            .spawn(wait)?;
+        Ok(())
     }
 
     fn change(&self) -> MutexGuard<'_, ()> {
@@ -63,12 +88,12 @@ impl Administer for Administration {
                 lun,
             });
         });
-        if let Some(guest) = guest.get()
-            && let Some(held) = workers.hold(guest)
-        {
-            workers.sweep(&sweep, held, guest);
+        if let Some(guest) = guest.get() {
+            match workers.hold(guest) {
+                Some(held) => workers.sweep(&sweep, held, guest),
+                None => self.sweep_later(sweep)?,
+            }
         }
-        // Where no ring is served, nothing is in flight, and the sweep ends here.
         Ok(())
     }
 

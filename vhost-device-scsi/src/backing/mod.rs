@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
@@ -75,6 +75,8 @@ pub struct Backing {
     thin: bool,
     /// Something was written since the last sync.
     dirty: AtomicBool,
+    /// Why something that was written is lost: an error number, or 0. The kernel tells it once.
+    lost: AtomicI32,
     /// For what must not be interleaved with its like: COMPARE AND WRITE, ORWRITE.
     exclusive: Mutex<()>,
 }
@@ -106,6 +108,7 @@ impl Backing {
             readonly: config.readonly,
             thin: config.thin,
             dirty: AtomicBool::new(false),
+            lost: AtomicI32::new(0),
             exclusive: Mutex::default(),
         };
         let size = backing.size()?;
@@ -140,7 +143,7 @@ impl Backing {
         self.thin
     }
 
-    /// Something is about to be written.
+    /// Something was written, perhaps. After it, not before: a sync that runs meanwhile may not have seen it.
     pub fn note_written(&self) {
         // A load is cheaper than a store to a line that all workers share.
         if !self.dirty.load(Ordering::Relaxed) {
@@ -163,10 +166,23 @@ impl Backing {
 
     /// Like [`sync`](Self::sync), whether something was written through us or not.
     pub fn sync_now(&self) -> Result<(), BackingError> {
-        self.file.sync_data().map_err(|error| {
+        let synced = match self.lost.load(Ordering::Relaxed) {
+            0 => self.file.sync_data(),
+            lost => Err(io::Error::from_raw_os_error(lost)),
+        };
+        synced.map_err(|error| {
             self.note_written();
+            self.note_lost(error.raw_os_error().unwrap_or(libc::EIO));
             BackingError::Sync(error)
         })
+    }
+
+    /// A sync has failed with this error number: pages that the kernel could not write are gone from its cache, and another sync
+    /// would find nothing to complain about (fsync(2), "errors"). No sync of ours succeeds any more if data is lost.
+    pub fn note_lost(&self, error: i32) {
+        if matches!(error, libc::EIO | libc::ENOSPC | libc::EDQUOT) {
+            self.lost.store(error, Ordering::Relaxed);
+        }
     }
 
     /// Keeps other users away: other daemons, and QEMU. For a read-only unit, writers only.
@@ -205,12 +221,17 @@ impl Backing {
     /// Makes a part zeros; `deallocate` gives its room back to the host. False if the file system cannot do it, when nothing has
     /// changed.
     pub fn zero(&self, extent: Extent, deallocate: bool) -> io::Result<bool> {
-        self.note_written();
         let how = if deallocate && self.thin {
             FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
         } else {
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
         };
+        let zeroed = self.fallocate(how, extent);
+        self.note_written();
+        zeroed
+    }
+
+    fn fallocate(&self, how: FallocateFlags, extent: Extent) -> io::Result<bool> {
         loop {
             match fallocate(&self.file, how, extent.at, extent.len) {
                 Ok(()) => return Ok(true),

@@ -97,3 +97,22 @@ fn holes_are_zeros_and_are_found() {
     assert!(bytes[64 << 10..192 << 10].iter().all(|byte| *byte == 0));
     assert_eq!((bytes[(64 << 10) - 1], bytes[192 << 10]), (7, 7));
 }
+
+/// The kernel tells of pages that it could not write once, and forgets them.
+#[test]
+fn after_data_was_lost_no_sync_succeeds() {
+    let file = image(4096);
+    let backing = Backing::open(&config(&file)).unwrap();
+    backing.note_written();
+    backing.note_lost(libc::EINTR);
+    backing.sync().unwrap();
+    backing.note_lost(libc::EIO);
+    backing.sync().unwrap(); // nothing was written since
+    backing.note_written();
+    for _ in 0..2 {
+        let failed = |result| matches!(result, Err(BackingError::Sync(_)));
+        assert!(failed(backing.sync()));
+        assert!(failed(backing.sync_now()));
+        assert!(backing.is_dirty());
+    }
+}

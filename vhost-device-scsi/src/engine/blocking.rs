@@ -139,7 +139,12 @@ fn read(backing: &Backing, extent: Extent, data: &Data<'_>) -> Result<(), Failur
 
 /// From the data-out buffer.
 fn write(backing: &Backing, extent: Extent, data: &Data<'_>) -> Result<(), Failure> {
+    let written = write_all(backing, extent, data);
     backing.note_written();
+    written
+}
+
+fn write_all(backing: &Backing, extent: Extent, data: &Data<'_>) -> Result<(), Failure> {
     let mut reader = data.request.reader();
     reader
         .skip(data.data_out_at)
@@ -190,11 +195,9 @@ fn fetch(backing: &Backing, extent: Extent) -> Result<Aligned, Failure> {
 
 /// A copy, put onto the medium.
 fn store(backing: &Backing, at: u64, bytes: &[u8]) -> Result<(), Failure> {
+    let written = backing.file().write_all_at(bytes, at);
     backing.note_written();
-    backing
-        .file()
-        .write_all_at(bytes, at)
-        .map_err(|error| write_failure(&error, at))
+    written.map_err(|error| write_failure(&error, at))
 }
 
 /// A part of the data-out buffer, copied.

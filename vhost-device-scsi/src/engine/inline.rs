@@ -41,12 +41,13 @@ pub(super) fn at_once(
             let Ok(len) = usize::try_from(extent.len) else {
                 return false;
             };
-            backing.note_written();
             let mut reader = request.reader();
-            reader.skip(command.frame.out_at).is_ok()
+            let whole = reader.skip(command.frame.out_at).is_ok()
                 && reader
                     .write_to_file(backing.fd(), Placement::At(extent.at), len)
-                    .is_ok_and(|written| written == len)
+                    .is_ok_and(|written| written == len);
+            backing.note_written();
+            whole
         }
         Operation::Read(_)
         | Operation::Write { .. }

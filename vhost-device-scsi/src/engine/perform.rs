@@ -57,9 +57,22 @@ pub(super) fn is_whole(job: &Job, result: i32) -> bool {
             }
             whole
         }
-        Operation::Write { extent, .. } => done == Some(extent.len),
-        Operation::Flush
-        | Operation::Verify(_)
+        Operation::Write { extent, durable } => {
+            let backing = job.command.unit.backing();
+            backing.note_written();
+            if *durable && result == -libc::EIO {
+                backing.note_lost(libc::EIO);
+            }
+            done == Some(extent.len)
+        }
+        Operation::Flush => {
+            if result < 0 {
+                // The kernel says it once; whoever asks again would hear that all is well.
+                job.command.unit.backing().note_lost(-result);
+            }
+            done == Some(0)
+        }
+        Operation::Verify(_)
         | Operation::Compare { .. }
         | Operation::WriteAndVerify { .. }
         | Operation::CompareAndWrite { .. }

@@ -119,12 +119,12 @@ impl Uring {
 
     /// Whether there is something to [collect](Self::collect), or work of the kernel's that waits for us.
     pub(super) fn is_ready(&mut self) -> bool {
-        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
+        !self.ring.completion().is_empty() || self.kernel_waits()
     }
 
     /// Gives every job that is done, and its result (bytes, or a negative error number), to `each`.
     pub(super) fn collect(&mut self, mut each: impl FnMut(Job, i32)) -> io::Result<()> {
-        if self.ring.submission().taskrun() {
+        if self.kernel_waits() {
             self.run_deferred()?;
         }
         loop {
@@ -137,6 +137,13 @@ impl Uring {
                 each(job, entry.result());
             }
         }
+    }
+
+    /// Whether the kernel has something for us that comes only when it is entered: deferred work, or completions for which there
+    /// was no room.
+    fn kernel_waits(&mut self) -> bool {
+        let submission = self.ring.submission();
+        submission.taskrun() || submission.cq_overflow()
     }
 
     /// Lets the kernel finish completions that it has deferred until we enter it.

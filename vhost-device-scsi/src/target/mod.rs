@@ -107,11 +107,15 @@ pub struct Target {
     features: AtomicU64,
     command_bytes: AtomicU32,
     sense_bytes: AtomicU32,
-    /// We know what the guest has been told: it began with us, or its state was loaded.
+    /// We know what the guest has been told: its state was loaded, or it was told that it is lost.
     acquainted: AtomicBool,
     /// Another back-end may have written to the files since we last had them.
     moved: AtomicBool,
     sync: Sync,
+    /// A bit for each ring that a driver has begun to use with us.
+    begun: AtomicU64,
+    /// Suspended, or never started: nothing is in flight.
+    silent: AtomicBool,
 }
 
 impl Target {
@@ -137,6 +141,8 @@ impl Target {
             acquainted: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             sync: Sync::default(),
+            begun: AtomicU64::new(0),
+            silent: AtomicBool::new(true),
         })
     }
 
@@ -203,7 +209,14 @@ impl Target {
     /// A request ring was started at this available index. If the guest has used it before, with another back-end, and nothing
     /// was loaded, then what the guest was to be told, and what it had reserved, is lost: it is told that.
     pub fn meet(&self, ring: usize, base: u16) {
-        if self.acquainted.swap(true, Ordering::Relaxed) || base == 0 {
+        let ring_bit = 1_u64 << (ring % 64);
+        if base == 0 {
+            self.begun.fetch_or(ring_bit, Ordering::Relaxed);
+            return;
+        }
+        if self.begun.load(Ordering::Relaxed) & ring_bit != 0
+            || self.acquainted.swap(true, Ordering::Relaxed)
+        {
             return;
         }
         log::error!(
@@ -221,6 +234,7 @@ impl Target {
 
     /// The device may work: the files are made ours, and events flow.
     pub fn resume(&self, guest: &Guest) {
+        self.silent.store(false, Ordering::Release);
         let moved = self.moved.swap(false, Ordering::Relaxed);
         let end = Instant::now() + LOCK_PATIENCE;
         for (lun, unit) in &*self.table() {
@@ -245,7 +259,13 @@ impl Target {
         let table = self.table();
         self.sync.all(&table, self.config.sync_limit)?;
         table.values().for_each(|unit| unit.release());
+        self.silent.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether the device is suspended, or was never started: nothing is in flight then.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire)
     }
 
     /// As after a reset of the whole device.
@@ -258,6 +278,7 @@ impl Target {
         self.set_sense_bytes(SENSE_BYTES_DEFAULT);
         self.set_features(0);
         self.acquainted.store(false, Ordering::Relaxed);
+        self.begun.store(0, Ordering::Relaxed);
     }
 
     /// Units are reset by task management.
