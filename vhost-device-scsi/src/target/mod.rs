@@ -3,6 +3,7 @@
 //! Knows units and events; knows no ring but the event queue. The inventory is an immutable table behind a generation: workers
 //! keep a copy, and look for a new one only when the generation has changed.
 
+mod error;
 mod sync;
 pub mod unit;
 
@@ -16,14 +17,15 @@ use common::report;
 
 use crate::backing::{Backing, BackingError};
 use crate::config::{Config, UnitConfig};
-use crate::reservations::{Store, StoreError};
+use crate::reservations::Store;
 use crate::scsi::attention::Attention;
 use crate::scsi::identity::Identity;
-use crate::scsi::reservation::{Initiator, InvalidInitiator};
+use crate::scsi::reservation::Initiator;
 use crate::scsi::unit::Unit;
 use crate::virtio::events::{Event, EventKind, Events, Pending};
 use crate::virtio::sweep::Scope;
 use crate::virtio::wire::{COMMAND_BYTES_DEFAULT, SENSE_BYTES_DEFAULT, Sizes};
+pub use error::TargetError;
 use sync::Sync;
 use unit::LogicalUnit;
 
@@ -35,65 +37,6 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Units by number.
 pub type Table = BTreeMap<u16, Arc<LogicalUnit>>;
-
-/// Why a unit cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    /// The number is taken.
-    #[error("operator: there is a logical unit {lun} already")]
-    Taken {
-        /// Logical unit number.
-        lun: u16,
-    },
-    /// There is none.
-    #[error("operator: there is no logical unit {lun}")]
-    Absent {
-        /// Logical unit number.
-        lun: u16,
-    },
-    /// Its file.
-    #[error("logical unit {lun}: {}", path.display())]
-    Backing {
-        /// Logical unit number.
-        lun: u16,
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why.
-        #[source]
-        source: BackingError,
-    },
-    /// Its store of reservations.
-    #[error("logical unit {lun}: its reservations")]
-    Store {
-        /// Logical unit number.
-        lun: u16,
-        /// Why.
-        #[source]
-        source: StoreError,
-    },
-    /// The storage takes too long.
-    #[error("host: after {limit_ms} ms the storage has not made durable what was written")]
-    Slow {
-        /// How long that was waited for, in milliseconds.
-        limit_ms: u128,
-    },
-    /// Nobody to wait for the storage.
-    #[error("host: no thread to wait for the storage")]
-    Thread(#[source] std::io::Error),
-    /// The initiator's name.
-    #[error("operator: --initiator")]
-    Initiator(#[source] InvalidInitiator),
-    /// More blocks than the file has.
-    #[error("operator: logical unit {lun} cannot have {wanted} blocks: its file has {found}")]
-    TooFewBlocks {
-        /// Logical unit number.
-        lun: u16,
-        /// Blocks asked for.
-        wanted: u64,
-        /// Blocks in the file.
-        found: u64,
-    },
-}
 
 /// The units, and what all of them share.
 pub struct Target {
