@@ -191,6 +191,18 @@ pub enum Hold {
     NotStarted,
 }
 
+/// What a config space of these bytes says from `offset` on, for [`Device::read_config`]: beyond its end are zeros.
+pub fn read_config_space(space: &[u8], offset: u32, data: &mut [u8]) {
+    data.fill(0);
+    let there = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| space.get(offset..))
+        .unwrap_or_default();
+    for (byte, of_space) in data.iter_mut().zip(there) {
+        *byte = *of_space;
+    }
+}
+
 /// A virtio device behind vhost-user. See the [module](self) for who calls what, and when.
 pub trait Device: Send + Sync + 'static {
     /// The device's state as plain data; [`NoState`](crate::state::NoState) if it has none, and

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, NoDisplay, SaveError, StateSupport,
-    SuspendError,
+    SuspendError, read_config_space,
 };
 use common::protocol::messages::feature::RING_RESET;
 use common::report::Sparse;
@@ -189,15 +189,7 @@ impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
     }
 
     fn read_config(&self, offset: u32, data: &mut [u8]) {
-        data.fill(0);
-        let space = self.config_space();
-        let there = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| space.get(offset..))
-            .unwrap_or_default();
-        for (byte, of_space) in data.iter_mut().zip(there) {
-            *byte = *of_space;
-        }
+        read_config_space(&self.config_space(), offset, data);
     }
 
     /// Events are the front-end's own: it sets them and clears them, we only see that it does.

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, SaveError, StateSupport, SuspendError,
+    read_config_space,
 };
 use common::ring::Ring;
 use common::state::DeviceKind;
@@ -139,15 +140,7 @@ impl Device for ScsiDevice {
     }
 
     fn read_config(&self, offset: u32, data: &mut [u8]) {
-        data.fill(0);
-        let space = self.config_space();
-        let there = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| space.get(offset..))
-            .unwrap_or_default();
-        for (byte, of_space) in data.iter_mut().zip(there) {
-            *byte = *of_space;
-        }
+        read_config_space(&self.config_space(), offset, data);
     }
 
     fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), ConfigError> {
