@@ -98,17 +98,20 @@ int vhost_user_suspend_negotiate(struct vhost_dev *dev, CharEnd *chr,
     uint64_t offered, features;
     int ret;
 
-    if (vhost_user_suspend_negotiated(dev)) {
+    /*
+     * Without acknowledgements, nobody would know when the device is silent.
+     * They are a protocol feature, so there are such features to ask for.
+     */
+    if (vhost_user_suspend_negotiated(dev) ||
+        !virtio_has_feature(dev->protocol_features,
+                            VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
         return 0;
     }
     ret = send_message(chr, GET_PROTOCOL_FEATURES, 0, NULL, errp);
     if (ret == 0) {
         ret = receive_reply(chr, GET_PROTOCOL_FEATURES, &offered, errp);
     }
-    /* Without acknowledgements, nobody would know when the device is silent. */
-    if (ret < 0 || !virtio_has_feature(offered, PROTOCOL_F_SUSPEND) ||
-        !virtio_has_feature(dev->protocol_features,
-                            VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
+    if (ret < 0 || !virtio_has_feature(offered, PROTOCOL_F_SUSPEND)) {
         return ret;
     }
     /* With it, QEMU would set the status to 0 at every stop, and that is a reset. */
