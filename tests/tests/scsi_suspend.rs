@@ -254,10 +254,8 @@ fn a_task_management_function_ends_after_its_victims() -> Result<()> {
 
 /// What has ended on a ring and was not taken off it.
 fn ended(machine: &mut Machine, ring: usize) -> Result<u16> {
-    let memory = Arc::clone(&machine.memory);
     let ring = machine.ring(ring)?;
-    let used: u16 = memory.load(ring.setup(0).address.log + 2)?;
-    Ok(used.wrapping_sub(ring.next_used()))
+    Ok(ring.used_index()?.wrapping_sub(ring.next_used()))
 }
 
 /// Returns whether the function has waited for its victims. On a busy machine it may be seen before them: then they end at once, and
