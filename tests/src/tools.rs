@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::qemu::provision::target_folder;
+use crate::qemu::provision::{fs_peer_libraries, target_folder};
 
 /// A program that is the only one of its crate.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,34 @@ pub const VHOST_DEVICE_SCSI: Tool = Tool {
     version: "0.1.0",
 };
 
+/// The virtio-fs daemon of the virtio-fs project, the peer of ours. [`virtiofsd`] and [`virtiofsd_as_released`] build it.
+const VIRTIOFSD: Tool = Tool {
+    name: "virtiofsd",
+    version: "1.14.0",
+};
+
+/// virtiofsd without link-time optimization, which takes a third of the time to build: to see what it does.
+pub fn virtiofsd() -> Result<PathBuf> {
+    virtiofsd_with("quick", &[("CARGO_PROFILE_RELEASE_LTO", "off")])
+}
+
+/// virtiofsd as its authors build it: to see how fast it is.
+pub fn virtiofsd_as_released() -> Result<PathBuf> {
+    virtiofsd_with("released", &[])
+}
+
+fn virtiofsd_with(variant: &str, profile: &[(&str, &str)]) -> Result<PathBuf> {
+    VIRTIOFSD.provide_as(&format!("-{variant}"), |command| {
+        let libraries = fs_peer_libraries()?;
+        command
+            .env("LIBRARY_PATH", &libraries)
+            .env("LIBSECCOMP_LIB_PATH", &libraries)
+            .env("LIBSECCOMP_LINK_TYPE", "static")
+            .envs(profile.iter().copied());
+        Ok(())
+    })
+}
+
 /// Checks licences, sources and bans of dependencies.
 pub const CARGO_DENY: Tool = Tool {
     name: "cargo-deny",
@@ -46,23 +74,33 @@ pub const CARGO_DENY: Tool = Tool {
 impl Tool {
     /// The program; built from the registry the first time, which takes minutes.
     pub fn provide(self) -> Result<PathBuf> {
+        self.provide_as("", |_| Ok(()))
+    }
+
+    /// A variant, built as `adjust` says.
+    fn provide_as(
+        self,
+        variant: &str,
+        adjust: impl FnOnce(&mut Command) -> Result<()>,
+    ) -> Result<PathBuf> {
         let folder = target_folder()?.join("tools");
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         // One at a time: parallel tests may want the same one.
         let lock = File::create(folder.join("lock"))?;
         lock.lock().context("locking the folder of tools")?;
-        let root = folder.join(format!("{}-{}", self.name, self.version));
+        let root = folder.join(format!("{}-{}{variant}", self.name, self.version));
         let program = root.join("bin").join(self.name);
         if !program.exists() {
-            self.build(&root)?;
+            self.build(&root, adjust)?;
         }
         Ok(program)
     }
 
-    fn build(self, root: &Path) -> Result<()> {
+    fn build(self, root: &Path, adjust: impl FnOnce(&mut Command) -> Result<()>) -> Result<()> {
         let Self { name, version } = self;
         eprintln!("tools: building {name} {version}, once; this takes some minutes");
-        let status = Command::new("cargo")
+        let mut command = Command::new("cargo");
+        command
             .args([
                 "install",
                 "--quiet",
@@ -75,7 +113,9 @@ impl Tool {
             .arg(name)
             // Cargo sets these for us, and they are not meant for another workspace.
             .env_remove("CARGO_TARGET_DIR")
-            .env_remove("RUSTFLAGS")
+            .env_remove("RUSTFLAGS");
+        adjust(&mut command)?;
+        let status = command
             .status()
             .with_context(|| format!("starting cargo to build {name}"))?;
         if !status.success() {

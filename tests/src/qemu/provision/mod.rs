@@ -41,6 +41,9 @@ const SCSI_TOOLS: [&str; 6] = [
     "e2fsprogs",
 ];
 
+/// What virtiofsd links with.
+const FS_PEER_LIBRARIES: [&str; 2] = ["libseccomp-dev", "libcap-ng-dev"];
+
 /// Holds QEMU's own vhost-user-gpu, among much that is for people who look.
 const GPU_PEER: &str = "qemu-system-gui";
 
@@ -173,6 +176,26 @@ pub fn gpu_peer() -> Result<Program> {
     };
     apt::unpack(tree.folder(), wanted, RECIPE).context("cannot fetch QEMU's vhost-user-gpu")?;
     tree.program("usr/lib/qemu/vhost-user-gpu")
+}
+
+/// Finds or fetches the libraries that virtiofsd is built with: a folder that has them as archives only, so that what is linked runs
+/// on a machine without them.
+pub(crate) fn fs_peer_libraries() -> Result<PathBuf> {
+    let (cache, _lock) = cache()?;
+    let tree = cache.join("fs-peer-libraries");
+    let wanted = apt::Wanted {
+        alone: FS_PEER_LIBRARIES.map(str::to_owned).to_vec(),
+        ..apt::Wanted::default()
+    };
+    apt::unpack(&tree, wanted, RECIPE).context("cannot fetch the libraries of virtiofsd")?;
+    let archives = tree.join("archives");
+    fs::create_dir_all(&archives)?;
+    for name in ["libseccomp.a", "libcap-ng.a"] {
+        let from = tree.join("usr/lib/x86_64-linux-gnu").join(name);
+        fs::copy(&from, archives.join(name))
+            .with_context(|| format!("copying {}", from.display()))?;
+    }
+    Ok(archives)
 }
 
 /// The folder for all that is fetched, and a lock on it: one at a time of parallel tests, and of parallel cargo runs on one target
