@@ -127,8 +127,21 @@ impl Client {
 
     /// Sends a request.
     pub fn send(&mut self, opcode: Opcode, nodeid: u64, body: &[u8]) -> anyhow::Result<Ticket> {
+        self.send_extended(opcode, nodeid, body, &[])
+    }
+
+    /// Sends a request with extensions, which are a multiple of 8 bytes.
+    pub fn send_extended(
+        &mut self,
+        opcode: Opcode,
+        nodeid: u64,
+        body: &[u8],
+        extensions: &[u8],
+    ) -> anyhow::Result<Ticket> {
+        let body = &[body, extensions].concat();
         let header = InHeader {
             len: u32::try_from(InHeader::SIZE + body.len())?,
+            total_extlen: u16::try_from(extensions.len() / 8)?,
             opcode: opcode.number(),
             unique: self.next_unique(),
             nodeid,
@@ -143,7 +156,7 @@ impl Client {
         } else {
             HIGH_PRIORITY
         };
-        let request = [encode(&header), body.to_vec()].concat();
+        let request = [encode(&header), body.clone()].concat();
         let ticket = self.send_raw(ring, &request, capacity.unwrap_or(0))?;
         Ok(Ticket {
             opcode: Some(opcode),

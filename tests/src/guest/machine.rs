@@ -231,6 +231,16 @@ impl Machine {
     /// Moves the device to another back-end, with which nothing was said yet. If that fails the device
     /// goes on where it was, and the error says what the destination did not like.
     pub fn migrate_to(&mut self, destination: Frontend, manner: Manner) -> Result<Migrated> {
+        self.migrate_with(destination, manner, |_| Ok(()))
+    }
+
+    /// The same, and something happens to the state, or to the world, between SAVE and LOAD.
+    pub fn migrate_with(
+        &mut self,
+        destination: Frontend,
+        manner: Manner,
+        between: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<Migrated> {
         let begin = Instant::now();
         let mut state = Vec::new();
         let mut saving = Duration::ZERO;
@@ -251,6 +261,7 @@ impl Machine {
         let moved = saved.context("saving").and_then(|_size| {
             // On an error this is dropped, which stops it: it must be silent before the source is not.
             let mut destination = destination;
+            between(&mut state)?;
             self.hand_over(&mut destination, manner, &state, &bases)?;
             Ok(destination)
         });
