@@ -6,7 +6,7 @@
 //! | [`ring`], [`request`], [`memory`] | what a device works with while it serves a ring |
 //! | [`lifecycle`], [`gate`] | when a device may work, and how to wait until it does not |
 //! | [`state`] | the state stream: framing, schemas, errors |
-//! | [`daemon`], [`args`] | sockets, signals, options, logging: a device's `main` |
+//! | [`daemon`], [`args`], [`id_map`] | sockets, signals, options, logging: a device's `main` |
 //! | [`frontend`] | the other half, for VMM authors, tests and tools |
 //! | [`protocol`] | vhost-user itself |
 //!
@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod device;
 pub mod frontend;
 pub mod gate;
+pub mod id_map;
 pub mod lifecycle;
 pub mod memory;
 pub mod protocol;
