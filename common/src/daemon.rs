@@ -11,6 +11,7 @@
 //! | 1 | something failed at run time |
 //! | 2 | the command line is wrong, or asks for what is not there (also what clap uses) |
 
+use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,11 +22,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
-use crate::args::{DaemonArgs, Level};
+use crate::args::DaemonArgs;
 use crate::device::{Device, StateSupport};
 use crate::protocol::{End, Host, Options, SessionError};
 use crate::report;
@@ -36,6 +38,7 @@ mod inherited;
 mod logging;
 
 pub use error::DaemonError;
+pub use logging::Logging;
 
 /// After SIGTERM, requests in flight get this long; then the process ends with them.
 const GRACE: Duration = Duration::from_secs(2);
@@ -71,18 +74,35 @@ impl Capabilities {
 
 /// A daemon's `main`: answers `--print-capabilities` whatever else is on the command line, parses the command line, starts
 /// logging, and turns what `run` returns into an exit code.
-pub fn main<A: Parser>(
+pub fn main<A: Parser, L: Into<Logging>>(
     capabilities: &Capabilities,
-    level: impl FnOnce(&A) -> Level,
+    logging: impl FnOnce(&A) -> L,
     run: impl FnOnce(A) -> Result<(), DaemonError>,
 ) -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
+    main_of(capabilities, Ok::<_, DaemonError>, logging, run)
+}
+
+/// The same, for a daemon that has spellings of its own: `expand` writes the command line, program included, as
+/// clap is to see it.
+pub fn main_of<A: Parser, L: Into<Logging>, E: std::error::Error>(
+    capabilities: &Capabilities,
+    expand: impl FnOnce(Vec<OsString>) -> Result<Vec<OsString>, E>,
+    logging: impl FnOnce(&A) -> L,
+    run: impl FnOnce(A) -> Result<(), DaemonError>,
+) -> ExitCode {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let mut arguments = line.iter().skip(1);
     if arguments.any(|argument| argument == "--print-capabilities" || argument == "-c") {
         let printed = io::stdout().write_all(capabilities.json().as_bytes());
         return ExitCode::from(u8::from(printed.is_err()));
     }
-    let args = A::parse();
-    logging::start(level(&args).into());
+    let args = match expand(line) {
+        Ok(line) => A::parse_from(line),
+        Err(error) => A::command()
+            .error(ErrorKind::InvalidValue, report::chain(&error))
+            .exit(),
+    };
+    logging::start(logging(&args).into());
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
