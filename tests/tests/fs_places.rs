@@ -175,7 +175,11 @@ impl InUse {
 
         for entry in self.folder.by_ref() {
             let name = entry?.file_name();
-            ensure!(self.names.insert(name.clone()), "{name:?} came twice");
+            ensure!(
+                self.names.insert(name.clone()),
+                "{} came twice",
+                name.display()
+            );
         }
         ensure!(self.names.len() == ENTRIES, "{} names", self.names.len());
 

@@ -4,14 +4,22 @@
 //! nothing here is accepted. clap refuses a second `--shared-dir`, `--sandbox` and the like: the last one must not
 //! win over the operator's.
 
+mod legacy;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser};
 use common::args::{DaemonArgs, Level};
+use common::daemon::Logging;
+use common::id_map::IdMap;
 
 use crate::config::{
-    Cache, Config, MigrationOnError, REQUEST_RINGS_MAX, SecurityLabel, TAG_BYTES_MAX,
+    Cache, Config, MigrationOnError, Negotiation, REQUEST_RINGS_MAX, TAG_BYTES_MAX,
 };
+use crate::translation::{Translation, TranslationError, TranslationOption, Translations};
+use crate::xattr_map::{HostName, XattrMap};
+
+pub use legacy::{LegacyError, expand};
 
 /// A command line that cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +35,19 @@ pub enum ArgsError {
     /// A mount tag that does not fit into the config space.
     #[error("--tag has {0} bytes, and must have 1 to {TAG_BYTES_MAX}")]
     Tag(usize),
+    /// Ranges of ids that contradict each other.
+    #[error(transparent)]
+    Translation(#[from] TranslationError),
+    /// An ACL names users by numbers that are not translated.
+    #[error(
+        "--posix-acl cannot be used with --translate-uid and --translate-gid, which do not reach into ACLs"
+    )]
+    TranslatedAcls,
+    /// The host inherits ACLs by their own names only.
+    #[error(
+        "--posix-acl cannot be used with an --xattrmap that does not pass {0} through unchanged: end it with rules such as :ok:all:system.posix_acl_:system.posix_acl_: before those that catch it"
+    )]
+    MappedAcls(&'static str),
 }
 
 /// Shares a host directory with a guest over virtio-fs, and moves with it.
@@ -39,6 +60,9 @@ pub struct FsArgs {
     /// How the guest sees the directory.
     #[command(flatten)]
     pub share: ShareArgs,
+    /// Who is who, and which attributes files have.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     /// How it moves to another host.
     #[command(flatten)]
     pub migration: MigrationArgs,
@@ -82,15 +106,6 @@ pub struct ShareArgs {
     #[arg(long)]
     pub no_readdirplus: bool,
 
-    /// Passes extended attributes through
-    #[arg(long)]
-    pub xattr: bool,
-
-    /// Lets the guest label what it creates; implies --xattr
-    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true,
-        default_value_t, default_missing_value = "always")]
-    pub security_label: SecurityLabel,
-
     /// Refuses every change
     #[arg(long)]
     pub readonly: bool,
@@ -122,6 +137,83 @@ pub struct ShareArgs {
     /// Leaves that to the guest; this is the default
     #[arg(long)]
     pub no_killpriv_v2: bool,
+}
+
+/// Who is who on both sides, and which attributes files have.
+#[derive(Debug, Args)]
+pub struct IdentityArgs {
+    /// Passes extended attributes through
+    #[arg(long)]
+    pub xattr: bool,
+
+    /// Other names for extended attributes on the host, such as `:map::user.virtiofs.:`; implies --xattr. Rules are
+    /// `:TYPE:SCOPE:KEY:PREPEND:` with TYPE prefix, ok, bad or unsupported and SCOPE client, server or all, or
+    /// `:map:KEY:PREPEND:` at the end. Every name must match one
+    #[arg(long, value_name = "RULES")]
+    pub xattrmap: Option<XattrMap>,
+
+    /// Lets guest and host heed POSIX ACLs; implies --xattr. Without a value: always, which refuses a guest that cannot
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true,
+        default_value_t, default_missing_value = "always")]
+    pub posix_acl: Negotiation,
+
+    /// Lets the guest label what it creates; implies --xattr. Without a value: always, which refuses a guest that cannot
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true,
+        default_value_t, default_missing_value = "always")]
+    pub security_label: Negotiation,
+
+    /// Other users on the host for users of the guest, without a user namespace: guest:GUEST:HOST:COUNT one way,
+    /// host:HOST:GUEST:COUNT the other, map:GUEST:HOST:COUNT both, squash-guest:GUEST:HOST:COUNT and
+    /// squash-host:HOST:GUEST:COUNT onto one id, forbid-guest:GUEST:COUNT; may be repeated
+    #[arg(long, value_name = "TYPE:SOURCE:TARGET:COUNT", action = ArgAction::Append)]
+    pub translate_uid: Vec<TranslationOption>,
+
+    /// The same for groups
+    #[arg(long, value_name = "TYPE:SOURCE:TARGET:COUNT", action = ArgAction::Append)]
+    pub translate_gid: Vec<TranslationOption>,
+
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    uid_map: Vec<IdMap>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    gid_map: Vec<IdMap>,
+}
+
+impl IdentityArgs {
+    fn xattr(&self) -> bool {
+        let negotiated = |when| when != Negotiation::Never;
+        self.xattr
+            || self.xattrmap.is_some()
+            || negotiated(self.posix_acl)
+            || negotiated(self.security_label)
+    }
+
+    fn translations(&self) -> Result<Translations, ArgsError> {
+        Ok(Translations {
+            users: Translation::new("--translate-uid", &self.translate_uid)?,
+            groups: Translation::new("--translate-gid", &self.translate_gid)?,
+        })
+    }
+
+    /// Refuses what contradicts itself, and what would not be done.
+    fn check(&self) -> Result<(), ArgsError> {
+        never(!self.uid_map.is_empty(), "--uid-map", OWN_NAMESPACE)?;
+        never(!self.gid_map.is_empty(), "--gid-map", OWN_NAMESPACE)?;
+        if self.posix_acl == Negotiation::Never {
+            return Ok(());
+        }
+        if !self.translate_uid.is_empty() || !self.translate_gid.is_empty() {
+            return Err(ArgsError::TranslatedAcls);
+        }
+        let acls = ["system.posix_acl_access", "system.posix_acl_default"];
+        let is_mapped = |name: &&str| {
+            let name = name.as_bytes();
+            self.xattrmap
+                .as_ref()
+                .is_some_and(|map| map.to_host(name) != HostName::Named(name.into()))
+        };
+        let mapped = acls.into_iter().find(is_mapped);
+        mapped.map_or(Ok(()), |name| Err(ArgsError::MappedAcls(name)))
+    }
 }
 
 /// How the device moves to another host.
@@ -169,24 +261,19 @@ pub struct CompatibilityArgs {
     #[arg(long, value_name = "ACTION")]
     pub seccomp: Option<String>,
 
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
-    posix_acl: Option<String>,
-    #[arg(long, hide = true)]
-    xattrmap: Option<String>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    uid_map: Vec<String>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    gid_map: Vec<String>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    translate_uid: Vec<String>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    translate_gid: Vec<String>,
+    /// Logs to the system's log instead of standard error
+    #[arg(long)]
+    pub syslog: bool,
+
+    /// Old spellings of long options, separated by commas: `source=`, `cache=`, `loglevel=`, `sandbox=`, `xattrmap=`,
+    /// `modcaps=`, `announce_submounts`, `no_posix_lock`, `no_flock`; and with or without `no_` in front: `xattr`,
+    /// `readdirplus`, `writeback`, `allow_direct_io`, `killpriv_v2`, `posix_acl`, `security_label`. They never override a
+    /// long option
+    #[arg(short = 'o', value_name = "LIST", action = ArgAction::Append)]
+    legacy: Vec<String>,
+
     #[arg(long, hide = true, allow_hyphen_values = true)]
     modcaps: Option<String>,
-    #[arg(short = 'o', hide = true, action = ArgAction::Append)]
-    legacy: Vec<String>,
-    #[arg(long, hide = true)]
-    syslog: bool,
     #[arg(short = 'f', hide = true)]
     foreground: bool,
     #[arg(short = 'd', hide = true)]
@@ -194,12 +281,16 @@ pub struct CompatibilityArgs {
 }
 
 impl FsArgs {
-    /// How much to log; `-d` is virtiofsd's old way to ask for more.
-    pub fn level(&self) -> Level {
-        if self.compatibility.debug {
+    /// How much to log, and where; `-d` is virtiofsd's old way to ask for more.
+    pub fn logging(&self) -> Logging {
+        let level = if self.compatibility.debug {
             Level::Debug
         } else {
             self.daemon.log_level
+        };
+        Logging {
+            level,
+            syslog: self.compatibility.syslog,
         }
     }
 }
@@ -212,15 +303,9 @@ impl CompatibilityArgs {
             inode_file_handles,
             sandbox,
             seccomp,
-            posix_acl,
-            xattrmap,
-            uid_map,
-            gid_map,
-            translate_uid,
-            translate_gid,
-            modcaps,
+            syslog: _,
             legacy,
-            syslog,
+            modcaps,
             foreground: _,
             debug: _,
         } = self;
@@ -228,27 +313,17 @@ impl CompatibilityArgs {
         only(&when, inode_file_handles, "--inode-file-handles", BY_NAME)?;
         only(&["none"], sandbox, "--sandbox", FROM_OUTSIDE)?;
         only(&["none"], seccomp, "--seccomp", FROM_OUTSIDE)?;
-        only(&["never"], posix_acl, "--posix-acl", NO_ACLS)?;
-        never(xattrmap.is_some(), "--xattrmap", UNCHANGED)?;
-        never(!uid_map.is_empty(), "--uid-map", OWN_NAMESPACE)?;
-        never(!gid_map.is_empty(), "--gid-map", OWN_NAMESPACE)?;
-        never(!translate_uid.is_empty(), "--translate-uid", SAME_IDS)?;
-        never(!translate_gid.is_empty(), "--translate-gid", SAME_IDS)?;
         never(modcaps.is_some(), "--modcaps", FROM_OUTSIDE)?;
-        never(*syslog, "--syslog", STANDARD_ERROR)?;
-        never(!legacy.is_empty(), "-o", LONG_OPTIONS)
+        // `expand` has taken them away, but for one that hides behind another short option.
+        never(!legacy.is_empty(), "-o", BY_ITSELF)
     }
 }
 
 // What an operator can do instead.
 const BY_NAME: &str = "use never, files are found by name";
-const NO_ACLS: &str = "mount without ACLs in the guest";
-const UNCHANGED: &str = "--xattr passes attributes through unchanged";
-const STANDARD_ERROR: &str = "let the service manager take standard error";
-const LONG_OPTIONS: &str = "use the long options, as --shared-dir for -o source";
+const BY_ITSELF: &str = "write it by itself, not behind other letters";
 const FROM_OUTSIDE: &str = "confine the daemon from outside";
 const OWN_NAMESPACE: &str = "start the daemon inside a user namespace";
-const SAME_IDS: &str = "use the same ids in guest and host";
 
 /// Refuses an option with any value but those that ask for what happens anyway.
 #[expect(clippy::ref_option, reason = "it is how clap keeps an option")]
@@ -281,7 +356,8 @@ impl TryFrom<&FsArgs> for Config {
 
     fn try_from(args: &FsArgs) -> Result<Self, ArgsError> {
         args.compatibility.check()?;
-        let share = &args.share;
+        args.identity.check()?;
+        let (share, identity) = (&args.share, &args.identity);
         if let Some(tag) = &share.tag
             && !(1..=TAG_BYTES_MAX).contains(&tag.len())
         {
@@ -294,8 +370,13 @@ impl TryFrom<&FsArgs> for Config {
             cache: share.cache,
             writeback: share.writeback,
             readdirplus: !share.no_readdirplus,
-            xattr: share.xattr || share.security_label != SecurityLabel::Never,
-            security_label: share.security_label,
+            xattr: identity.xattr(),
+            security_label: identity.security_label,
+            posix_acl: identity.posix_acl,
+            xattr_map: identity.xattrmap.clone(),
+            translations: identity.translations()?,
+            uid_map: identity.uid_map.clone(),
+            gid_map: identity.gid_map.clone(),
             readonly: share.readonly,
             allow_direct_io: share.allow_direct_io,
             allow_mmap: share.allow_mmap && matches!(share.cache, Cache::Never | Cache::Metadata),
@@ -358,7 +439,7 @@ mod tests {
             writeback: true,
             readdirplus: false,
             xattr: true,
-            security_label: SecurityLabel::Always,
+            security_label: Negotiation::Always,
             readonly: true,
             allow_direct_io: true,
             allow_mmap: true,
@@ -404,6 +485,7 @@ mod tests {
             "--migration-mode=file-handles",
             "--seccomp=none",
             "--posix-acl=never",
+            "--syslog",
             "-f",
             "-d",
             "--migration-confirm-paths",
@@ -420,16 +502,10 @@ mod tests {
             ),
             ("--sandbox=namespace", "--sandbox=namespace"),
             ("--seccomp=kill", "--seccomp=kill"),
-            ("--posix-acl", "--posix-acl=always"),
-            ("--posix-acl=auto", "--posix-acl=auto"),
-            ("--xattrmap=:map::user.virtiofs.:", "--xattrmap"),
             ("--uid-map=:0:100000:65536:", "--uid-map"),
             ("--gid-map=:0:100000:65536:", "--gid-map"),
-            ("--translate-uid=host:107:0:1", "--translate-uid"),
-            ("--translate-gid=host:107:0:1", "--translate-gid"),
             ("--modcaps=+sys_admin", "--modcaps"),
-            ("--syslog", "--syslog"),
-            ("-osource=/", "-o"),
+            ("-fosource=/", "-o"),
         ];
         for (argument, name) in refused {
             let error = config(&[argument]).unwrap_err().to_string();
@@ -438,6 +514,89 @@ mod tests {
                 "{argument}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn who_is_who_reaches_the_configuration() {
+        let line = [
+            "--xattrmap=:map::user.vm.:",
+            "--security-label=auto",
+            "--translate-uid=host:107:0:1",
+            "--translate-uid=guest:0:107:1",
+            "--translate-gid=squash-guest:0:100:4294967295",
+        ];
+        let of = |option, texts: &[&str]| {
+            let options: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            Translation::new(option, &options).unwrap()
+        };
+        let expected = Config {
+            xattr: true,
+            xattr_map: Some(":prefix:all::user.vm.::bad:all:::".parse().unwrap()),
+            security_label: Negotiation::Auto,
+            translations: Translations {
+                users: of("", &["map:0:107:1"]),
+                groups: of("", &["squash-guest:0:100:4294967295"]),
+            },
+            ..Config::new("/share")
+        };
+        assert_eq!(config(&line), Ok(expected));
+        for (argument, when) in [
+            ("--posix-acl", Negotiation::Always),
+            ("--posix-acl=auto", Negotiation::Auto),
+            ("--posix-acl=always", Negotiation::Always),
+        ] {
+            let expected = Config {
+                xattr: true,
+                posix_acl: when,
+                ..Config::new("/share")
+            };
+            assert_eq!(config(&[argument]), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn acls_do_not_go_with_other_ids_and_names() {
+        for translation in ["--translate-uid=map:0:1:1", "--translate-gid=map:0:1:1"] {
+            let line = ["--posix-acl=auto", translation];
+            assert_eq!(config(&line), Err(ArgsError::TranslatedAcls));
+            assert!(config(&["--posix-acl=never", translation]).is_ok());
+        }
+        let with_map = |map: &str| config(&["--posix-acl", &format!("--xattrmap={map}")]);
+        let mapped = [
+            (":map::user.vm.:", "system.posix_acl_access"),
+            (
+                ":map:system.posix_acl_default:user.vm.:",
+                "system.posix_acl_default",
+            ),
+            (
+                ":bad:client:system.::  :ok:all:::",
+                "system.posix_acl_access",
+            ),
+        ];
+        for (map, name) in mapped {
+            assert_eq!(with_map(map), Err(ArgsError::MappedAcls(name)));
+        }
+        assert!(with_map(":map:security.:user.vm.:").is_ok());
+        let exempt = ":ok:all:system.posix_acl_:system.posix_acl_: :map::user.vm.:";
+        assert!(with_map(exempt).is_ok());
+    }
+
+    #[test]
+    fn rules_and_ranges_that_make_no_sense_are_wrong_usage() {
+        let refused = [
+            ("--xattrmap=:ok:all:a:a:", "rule 1 (byte 0)"),
+            ("--translate-uid=guest:0:1", "3 numbers"),
+            ("--translate-gid=host:0:1:0", "empty"),
+            ("--posix-acl=maybe", "maybe"),
+        ];
+        for (argument, text) in refused {
+            let line = ["vhost-device-fs", "--shared-dir=/share", argument];
+            let error = FsArgs::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains(text), "{argument}: {error}");
+        }
+        let twice = ["--translate-uid=map:0:5:9", "--translate-uid=map:8:0:1"];
+        let error = config(&twice).unwrap_err().to_string();
+        assert!(error.starts_with("--translate-uid map:8:0:1: "), "{error}");
     }
 
     #[test]

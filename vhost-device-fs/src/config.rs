@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use common::id_map::IdMap;
+
+use crate::translation::Translations;
+use crate::xattr_map::XattrMap;
 
 /// Greatest length of a mount tag in bytes (virtio 1.3, 5.11.4).
 pub const TAG_BYTES_MAX: usize = 36;
@@ -45,9 +49,9 @@ pub enum MigrationOnError {
     GuestError,
 }
 
-/// Whether the guest sends the label of what it creates (`FUSE_SECURITY_CTX`).
+/// Whether guest and device agree on something that not every guest can.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum SecurityLabel {
+pub enum Negotiation {
     /// No.
     #[default]
     Never,
@@ -78,8 +82,18 @@ pub struct Config {
     pub readdirplus: bool,
     /// Extended attributes are passed through.
     pub xattr: bool,
-    /// Whether the guest labels what it creates; needs `xattr`.
-    pub security_label: SecurityLabel,
+    /// Whether the guest labels what it creates (`FUSE_SECURITY_CTX`); needs `xattr`.
+    pub security_label: Negotiation,
+    /// Whether the guest heeds POSIX ACLs, and the host inherits them (`FUSE_POSIX_ACL`); needs `xattr`.
+    pub posix_acl: Negotiation,
+    /// Other names for extended attributes on the host; needs `xattr`.
+    pub xattr_map: Option<XattrMap>,
+    /// Other ids for users and groups on the host.
+    pub translations: Translations,
+    /// Users of the user namespace that the daemon is to run in, if there are any.
+    pub uid_map: Vec<IdMap>,
+    /// Its groups.
+    pub gid_map: Vec<IdMap>,
     /// Nothing on the share may be changed.
     pub readonly: bool,
     /// `O_DIRECT` of the guest reaches the host's files.
@@ -117,7 +131,12 @@ impl Config {
             writeback: false,
             readdirplus: true,
             xattr: false,
-            security_label: SecurityLabel::default(),
+            security_label: Negotiation::default(),
+            posix_acl: Negotiation::default(),
+            xattr_map: None,
+            translations: Translations::default(),
+            uid_map: Vec::new(),
+            gid_map: Vec::new(),
             readonly: false,
             allow_direct_io: false,
             allow_mmap: false,

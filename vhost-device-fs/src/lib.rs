@@ -27,3 +27,5 @@ pub mod passthrough;
 pub mod save;
 pub mod state;
 mod store;
+pub mod translation;
+pub mod xattr_map;

@@ -3,20 +3,27 @@
 use std::process::ExitCode;
 
 use common::daemon::{Capabilities, DaemonError};
-use vhost_device_fs::args::FsArgs;
+use vhost_device_fs::args::{FsArgs, expand};
 use vhost_device_fs::config::Config;
 use vhost_device_fs::device::FsDevice;
 use vhost_device_fs::limits::raise_descriptor_limit;
 
-/// The names are virtiofsd's: libvirt migrates a file system whose daemon has `migrate-precopy`, and passes long
-/// options to one that has `separate-options`.
+/// The names are virtiofsd's: libvirt migrates a file system whose daemon has `migrate-precopy`, passes long options to
+/// one that has `separate-options`, and values of `--posix-acl` and `--security-label` to one that has the other two.
 const CAPABILITIES: Capabilities = Capabilities {
     kind: "fs",
-    features: &["migrate-precopy", "separate-options"],
+    features: &[
+        "migrate-precopy",
+        "posix-acl-negotiation-mode",
+        "security-label-negotiation-mode",
+        "separate-options",
+    ],
 };
 
 fn main() -> ExitCode {
-    common::daemon::main(&CAPABILITIES, FsArgs::level, |args: FsArgs| run(&args))
+    common::daemon::main_of(&CAPABILITIES, expand, FsArgs::logging, |args: FsArgs| {
+        run(&args)
+    })
 }
 
 fn run(args: &FsArgs) -> Result<(), DaemonError> {

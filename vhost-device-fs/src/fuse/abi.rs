@@ -235,8 +235,10 @@ wire! {
         spare: [u32; 6],
     }
     FsyncIn { handle: u64, fsync_flags: u32, padding: u32, }
-    /// `fuse_setxattr_in` as it is without `SETXATTR_EXT`, which we do not offer.
+    /// The part of `fuse_setxattr_in` that every guest sends.
     SetXattrIn { size: u32, flags: u32, }
+    /// The part of `fuse_setxattr_in` that is there with [`init::SETXATTR_EXT`].
+    SetXattrInExtension { setxattr_flags: u32, padding: u32, }
     GetXattrIn { size: u32, padding: u32, }
     GetXattrOut { size: u32, padding: u32, }
     AccessIn { mask: u32, padding: u32, }
@@ -336,6 +338,8 @@ pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 pub const WRITE_CACHE: u32 = 1 << 0;
 /// `fuse_write_in.write_flags`: remove set-user-id and set-group-id.
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// `fuse_setxattr_in.setxattr_flags`: remove set-group-id when an ACL is set.
+pub const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 /// `fuse_fsync_in.fsync_flags`: data only.
 pub const FSYNC_DATA_ONLY: u32 = 1 << 0;
 /// `fuse_attr.flags`: the root of a mount below the share.
@@ -362,6 +366,11 @@ mod tests {
             ("entry_out", EntryOut::SIZE, 128),
             ("attr_out", AttrOut::SIZE, 104),
             ("forget_one", ForgetOne::SIZE, 16),
+            (
+                "setxattr_in",
+                SetXattrIn::SIZE + SetXattrInExtension::SIZE,
+                16,
+            ),
             ("getattr_in", GetAttrIn::SIZE, 16),
             ("setattr_in", SetAttrIn::SIZE, 88),
             ("mknod_in", MkNodIn::SIZE, 16),

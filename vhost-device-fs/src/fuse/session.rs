@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::abi::{self, InitIn, InitInExtension, InitOut, init};
 use super::input::Input;
-use crate::config::{Cache, Config, SecurityLabel};
+use crate::config::{Cache, Config, Negotiation};
 
 /// Greatest data of one READ or WRITE, in bytes.
 pub const TRANSFER_BYTES_MAX: u32 = 1 << 20;
@@ -30,7 +30,12 @@ const ALWAYS: u64 = init::ASYNC_READ
     | init::PARALLEL_DIROPS
     | init::MAX_PAGES
     | init::INIT_EXT
-    | init::CREATE_SUPP_GROUP;
+    | init::CREATE_SUPP_GROUP
+    | init::ALLOW_IDMAP;
+
+/// What ACLs take, all of it or nothing: the guest heeds them, leaves the file mode creation mask to us (the host knows
+/// whether a directory has a default ACL), and tells when a new ACL is to take the set-group-id bit away.
+const ACLS: u64 = init::POSIX_ACL | init::DONT_MASK | init::SETXATTR_EXT;
 
 /// The INIT record of a running session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +83,16 @@ pub enum SessionMismatch {
         /// The options that would offer them.
         names: &'static str,
     },
+    /// Flags without which this configuration lets no session begin.
+    #[error(
+        "state stream: session without flags {flags:#x}, which this back-end's configuration demands ({name})"
+    )]
+    Demanded {
+        /// The flags.
+        flags: u64,
+        /// The option that demands them.
+        name: &'static str,
+    },
     /// Requests larger than ours.
     #[error(
         "state stream: session with requests of {0} bytes, and this back-end takes {TRANSFER_BYTES_MAX}"
@@ -106,6 +121,11 @@ impl SessionOptions {
         self.has(init::HANDLE_KILLPRIV_V2)
     }
 
+    /// Whether guest and host heed POSIX ACLs, and file mode creation masks are left to us.
+    pub fn acls(&self) -> bool {
+        self.has(ACLS)
+    }
+
     /// Whether a session that began on another back-end could have begun on one configured like this.
     pub fn fits(&self, config: &Config) -> Result<(), SessionMismatch> {
         if !(abi::MINOR_VERSION_OLDEST..=abi::MINOR_VERSION).contains(&self.minor) {
@@ -121,6 +141,9 @@ impl SessionOptions {
                 flags: unsupported,
                 names: option_for(unsupported),
             });
+        }
+        if let Some((flags, name, _)) = demanded(config, self.flags) {
+            return Err(SessionMismatch::Demanded { flags, name });
         }
         if self.max_write > TRANSFER_BYTES_MAX || self.max_pages > PAGES_MAX {
             return Err(SessionMismatch::TransferSize(self.max_write));
@@ -142,9 +165,32 @@ fn supported(config: &Config) -> u64 {
         | flag_if(config.killpriv_v2, init::HANDLE_KILLPRIV_V2)
         | flag_if(config.allow_mmap, init::DIRECT_IO_ALLOW_MMAP)
         | flag_if(
-            config.security_label != SecurityLabel::Never,
+            config.security_label != Negotiation::Never,
             init::SECURITY_CTX,
         )
+        | flag_if(config.posix_acl != Negotiation::Never, ACLS)
+}
+
+/// What this configuration demands of every session and `flags` do not have: the flags, the option, and what it means that
+/// they are missing.
+fn demanded(config: &Config, flags: u64) -> Option<(u64, &'static str, &'static str)> {
+    [
+        (
+            config.security_label,
+            init::SECURITY_CTX,
+            "--security-label=always",
+            "cannot label what it creates",
+        ),
+        (
+            config.posix_acl,
+            ACLS,
+            "--posix-acl=always",
+            "cannot heed POSIX ACLs",
+        ),
+    ]
+    .into_iter()
+    .find(|(when, demanded, ..)| *when == Negotiation::Always && flags & demanded != *demanded)
+    .map(|(_, flags, name, why)| (flags, name, why))
 }
 
 fn flag_if(condition: bool, flags: u64) -> u64 {
@@ -163,6 +209,7 @@ fn option_for(flags: u64) -> &'static str {
         (init::HANDLE_KILLPRIV_V2, "--killpriv-v2"),
         (init::DIRECT_IO_ALLOW_MMAP, "--allow-mmap"),
         (init::SECURITY_CTX, "--security-label"),
+        (ACLS, "--posix-acl"),
     ]
     .into_iter()
     .find_map(|(of_option, name)| (flags & of_option != 0).then_some(name))
@@ -203,10 +250,8 @@ pub fn negotiate(config: &Config, input: &mut Input<'_>) -> Result<Answer, Errno
         let extension: InitInExtension = input.take()?;
         offered |= u64::from(extension.flags2) << 32;
     }
-    if config.security_label == SecurityLabel::Always && offered & init::SECURITY_CTX == 0 {
-        return Err(refuse(
-            &"cannot label what it creates, and --security-label=always is set",
-        ));
+    if let Some((_, name, why)) = demanded(config, offered) {
+        return Err(refuse(&format_args!("{why}, and {name} is set")));
     }
     let session = agree(config, &asked, offered);
     Ok(Answer {
@@ -225,7 +270,10 @@ fn refuse(why: &dyn std::fmt::Display) -> Errno {
 }
 
 fn agree(config: &Config, asked: &InitIn, offered: u64) -> SessionOptions {
-    let flags = offered & supported(config);
+    let mut flags = offered & supported(config);
+    if flags & ACLS != ACLS {
+        flags &= !ACLS;
+    }
     let (max_write, max_pages) = if flags & init::MAX_PAGES == 0 {
         (TRANSFER_BYTES_WITHOUT_MAX_PAGES, 0)
     } else {
@@ -311,16 +359,17 @@ mod tests {
     #[test]
     fn options_decide_about_flags() {
         type Enable = fn(&mut Config);
-        let options: [(u64, Enable); 5] = [
+        let options: [(u64, Enable); 6] = [
             (init::WRITEBACK_CACHE, |config| config.writeback = true),
             (init::HANDLE_KILLPRIV_V2, |config| config.killpriv_v2 = true),
             (init::DIRECT_IO_ALLOW_MMAP, |config| {
                 config.allow_mmap = true;
             }),
             (init::SECURITY_CTX, |config| {
-                config.security_label = SecurityLabel::Auto;
+                config.security_label = Negotiation::Auto;
             }),
             (init::SUBMOUNTS, |config| config.announce_submounts = true),
+            (ACLS, |config| config.posix_acl = Negotiation::Auto),
         ];
         for (flag, enable) in options {
             let mut config = Config::new("/");
@@ -371,9 +420,50 @@ mod tests {
     #[test]
     fn a_label_that_must_be_needs_a_guest_that_can() {
         let mut config = Config::new("/");
-        config.security_label = SecurityLabel::Always;
+        config.security_label = Negotiation::Always;
         assert_eq!(ask(&config, 7, 45, !init::SECURITY_CTX), Err(Errno::PROTO));
         assert!(session(&config, u64::MAX).has(init::SECURITY_CTX));
+    }
+
+    #[test]
+    fn acls_are_agreed_on_with_all_that_they_take_or_not_at_all() {
+        let mut config = Config::new("/");
+        config.posix_acl = Negotiation::Auto;
+        for missing in [init::POSIX_ACL, init::DONT_MASK, init::SETXATTR_EXT] {
+            let poor = session(&config, !missing);
+            assert_eq!(poor.flags & ACLS, 0);
+            assert!(!poor.acls());
+        }
+        assert!(session(&config, u64::MAX).acls());
+        config.posix_acl = Negotiation::Always;
+        for missing in [init::POSIX_ACL, init::DONT_MASK, init::SETXATTR_EXT] {
+            assert_eq!(ask(&config, 7, 45, !missing), Err(Errno::PROTO));
+        }
+        assert!(session(&config, u64::MAX).acls());
+    }
+
+    #[test]
+    fn a_session_without_what_must_be_does_not_fit() {
+        type Demand = fn(&mut Config, Negotiation);
+        let plain = session(&Config::new("/"), u64::MAX);
+        let demands: [(&str, Demand); 2] = [
+            ("--posix-acl", |config, when| config.posix_acl = when),
+            ("--security-label", |config, when| {
+                config.security_label = when;
+            }),
+        ];
+        for (option, demand) in demands {
+            let mut config = Config::new("/");
+            demand(&mut config, Negotiation::Auto);
+            assert_eq!(plain.fits(&config), Ok(()));
+            let rich = session(&config, u64::MAX);
+            let refusal = rich.fits(&Config::new("/")).unwrap_err().to_string();
+            assert!(refusal.contains(option), "{refusal}");
+            demand(&mut config, Negotiation::Always);
+            let refusal = plain.fits(&config).unwrap_err().to_string();
+            assert!(refusal.contains(&format!("{option}=always")), "{refusal}");
+            assert_eq!(rich.fits(&config), Ok(()));
+        }
     }
 
     #[test]

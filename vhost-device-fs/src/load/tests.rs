@@ -267,7 +267,7 @@ fn t6_what_is_unlinked_and_open_travels() {
     // Data, a hole of 1 GiB, data.
     write(&source, handle, 0, b"begin");
     write(&source, handle, 1 << 30, b"end");
-    source.set_xattr(file, b"user.a", b"v", 0).unwrap();
+    source.set_xattr(file, b"user.a", b"v", 0, false).unwrap();
     let mode = SetAttributes {
         mode: Some(0o604),
         mtime: Some(crate::operations::SetTime::At(7, 8)),
@@ -539,7 +539,9 @@ fn attributes_of_orphans_count_as_their_data_does() {
         let source = start(share.path(), limited(bytes));
         let (file, handle) = create(&source, "f", OFlags::RDWR);
         write(&source, handle, 0, b"data");
-        source.set_xattr(file, b"user.a", b"value", 0).unwrap();
+        source
+            .set_xattr(file, b"user.a", b"value", 0, false)
+            .unwrap();
         source.unlink(ROOT_NODEID, b"f").unwrap();
         source
     };

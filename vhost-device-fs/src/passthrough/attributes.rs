@@ -49,7 +49,7 @@ impl FileSystem {
         let traits = tables.nodes.traits(nodeid)?;
         let way = Way::new(&tables, nodeid, handle)?;
         let stat = host::stat_descriptor(way.descriptor()?)?;
-        Ok(attributes(&stat, traits.ino_shown))
+        Ok(self.attributes(&stat, traits.ino_shown))
     }
 
     /// Changes attributes, and returns them as they are then.
@@ -66,7 +66,10 @@ impl FileSystem {
         let descriptor = way.descriptor()?;
         let _changing = self.changing();
         if wanted.uid.is_some() || wanted.gid.is_some() {
-            change_owner(descriptor, wanted)?;
+            if traits.kind == FileKind::Regular {
+                self.drop_remapped_capabilities(descriptor)?;
+            }
+            self.change_owner(descriptor, wanted)?;
         }
         let path = ProcPath::new(descriptor);
         if let Some(mode) = wanted.mode {
@@ -88,10 +91,13 @@ impl FileSystem {
             rustix::fs::utimensat(CWD, path.as_c_str(), &times, AtFlags::empty())?;
         }
         let stat = host::stat_descriptor(descriptor)?;
-        Ok(attributes(&stat, traits.ino_shown))
+        Ok(self.attributes(&stat, traits.ino_shown))
     }
 
     fn truncate(&self, way: &Way, kind: FileKind, size: u64) -> FsResult<()> {
+        if kind == FileKind::Regular {
+            self.drop_remapped_capabilities(way.descriptor()?)?;
+        }
         match (way, kind) {
             (Way::Open(handle), FileKind::Regular) => rustix::fs::ftruncate(handle.file()?, size),
             (Way::Path(descriptor), FileKind::Regular) => {
@@ -100,6 +106,33 @@ impl FileSystem {
             }
             (_, FileKind::Directory) => Err(Errno::ISDIR),
             _ => Err(Errno::INVAL),
+        }
+    }
+
+    fn change_owner(&self, descriptor: BorrowedFd<'_>, wanted: &SetAttributes) -> FsResult<()> {
+        // To the system call this number means "leave as it is".
+        if wanted.uid == Some(u32::MAX) || wanted.gid == Some(u32::MAX) {
+            return Err(Errno::INVAL);
+        }
+        let translations = &self.host.config.translations;
+        let uid = wanted.uid.map(|uid| translations.users.to_host(uid));
+        let gid = wanted.gid.map(|gid| translations.groups.to_host(gid));
+        rustix::fs::chownat(
+            descriptor,
+            c"",
+            uid.transpose()?.map(Uid::from_raw),
+            gid.transpose()?.map(Gid::from_raw),
+            AtFlags::EMPTY_PATH,
+        )
+    }
+
+    /// What `stat` says, with the inode number and the owner that the guest knows.
+    pub(super) fn attributes(&self, stat: &Statx, ino_shown: u64) -> Attributes {
+        let translations = &self.host.config.translations;
+        Attributes {
+            uid: translations.users.to_guest(stat.stx_uid),
+            gid: translations.groups.to_guest(stat.stx_gid),
+            ..attributes(stat, ino_shown)
         }
     }
 
@@ -162,8 +195,8 @@ impl FileSystem {
     }
 }
 
-/// What `stat` says, with the inode number that the guest knows.
-pub(super) fn attributes(stat: &Statx, ino_shown: u64) -> Attributes {
+/// What `stat` says, with the inode number that the guest knows, and the owner as the host does.
+fn attributes(stat: &Statx, ino_shown: u64) -> Attributes {
     Attributes {
         ino: ino_shown,
         size: stat.stx_size,
@@ -179,20 +212,6 @@ pub(super) fn attributes(stat: &Statx, ino_shown: u64) -> Attributes {
         blksize: stat.stx_blksize,
         device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
     }
-}
-
-fn change_owner(descriptor: BorrowedFd<'_>, wanted: &SetAttributes) -> FsResult<()> {
-    // To the system call this number means "leave as it is".
-    if wanted.uid == Some(u32::MAX) || wanted.gid == Some(u32::MAX) {
-        return Err(Errno::INVAL);
-    }
-    rustix::fs::chownat(
-        descriptor,
-        c"",
-        wanted.uid.map(Uid::from_raw),
-        wanted.gid.map(Gid::from_raw),
-        AtFlags::EMPTY_PATH,
-    )
 }
 
 fn timespec(wanted: Option<SetTime>) -> Timespec {

@@ -11,6 +11,7 @@ use rustix::thread::{
 };
 
 use crate::operations::{Caller, FsResult};
+use crate::translation::{Forbidden, Translations};
 
 /// Who the daemon is, noted when it started.
 #[derive(Clone, Debug)]
@@ -19,12 +20,21 @@ pub(crate) struct Credentials {
     gid: Gid,
     groups: Vec<Gid>,
     capabilities: CapabilitySets,
+    /// Who the guest's users and groups are on the host.
+    translations: Translations,
+}
+
+impl From<Forbidden> for Errno {
+    fn from(_: Forbidden) -> Self {
+        Self::PERM
+    }
 }
 
 impl Credentials {
     /// Those of this thread.
-    pub(crate) fn current() -> FsResult<Self> {
+    pub(crate) fn current(translations: Translations) -> FsResult<Self> {
         Ok(Self {
+            translations,
             uid: rustix::process::geteuid(),
             gid: rustix::process::getegid(),
             groups: rustix::process::getgroups()?,
@@ -51,14 +61,19 @@ impl Credentials {
             return Err(Errno::INVAL);
         }
         let change = CapabilitySet::SETUID | CapabilitySet::SETGID;
-        let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
-        let is_us = uid == self.uid && gid == self.gid && caller.supplementary_group.is_none();
+        let users = &self.translations.users;
+        let groups = &self.translations.groups;
+        let uid = Uid::from_raw(users.to_host(caller.uid)?);
+        let gid = Gid::from_raw(groups.to_host(caller.gid)?);
+        let group = caller.supplementary_group;
+        let group = group.map(|group| groups.to_host(group)).transpose()?;
+        let group = group.map(Gid::from_raw);
+        let is_us = uid == self.uid && gid == self.gid && group.is_none();
         // Another user than root with these capabilities loses them for good when it goes through user 0 and back.
         if is_us || !self.uid.is_root() || !self.capabilities.effective.contains(change) {
             return work();
         }
         let _restore = Restore(self);
-        let group = caller.supplementary_group.map(Gid::from_raw);
         if group.is_some() || !self.groups.is_empty() {
             set_thread_groups(group.as_slice())?;
         }
@@ -124,6 +139,7 @@ impl Drop for Restore<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translation::Translation;
 
     fn caller(uid: u32, gid: u32) -> Caller {
         Caller {
@@ -135,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_number_that_means_unchanged_is_refused() {
-        let credentials = Credentials::current().unwrap();
+        let credentials = Credentials::current(Translations::default()).unwrap();
         for hostile in [caller(u32::MAX, 5), caller(5, u32::MAX)] {
             assert_eq!(
                 credentials.as_caller(&hostile, || Ok(())),
@@ -148,6 +164,7 @@ mod tests {
     fn who_is_not_root_stays_who_he_is() {
         let capable = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let unprivileged = Credentials {
+            translations: Translations::default(),
             uid: Uid::from_raw(4_000),
             gid: Gid::from_raw(4_000),
             groups: Vec::new(),
@@ -167,8 +184,49 @@ mod tests {
     }
 
     #[test]
+    fn the_caller_is_who_the_operator_says() {
+        let options =
+            |texts: &[&str]| -> Vec<_> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let users = options(&["guest:1000:4321:1", "forbid-guest:7:1"]);
+        let groups = options(&["squash-guest:1000:1234:10", "forbid-guest:7:1"]);
+        let translations = Translations {
+            users: Translation::new("--translate-uid", &users).unwrap(),
+            groups: Translation::new("--translate-gid", &groups).unwrap(),
+        };
+        let credentials = Credentials::current(translations).unwrap();
+        let who = |caller: Caller| {
+            credentials.as_caller(&caller, || {
+                let groups = rustix::process::getgroups()?;
+                Ok((
+                    rustix::process::geteuid().as_raw(),
+                    rustix::process::getegid().as_raw(),
+                    groups
+                        .iter()
+                        .map(|group| group.as_raw())
+                        .collect::<Vec<_>>(),
+                ))
+            })
+        };
+        let with_group = |group, caller| Caller {
+            supplementary_group: Some(group),
+            ..caller
+        };
+        for forbidden in [
+            caller(7, 0),
+            caller(0, 7),
+            with_group(7, caller(1000, 1000)),
+        ] {
+            assert_eq!(who(forbidden), Err(Errno::PERM));
+        }
+        if rustix::process::geteuid().is_root() {
+            let seen = who(with_group(1009, caller(1000, 1003)));
+            assert_eq!(seen, Ok((4321, 1234, vec![1234])));
+        }
+    }
+
+    #[test]
     fn credentials_are_back_after_success_error_and_panic() {
-        let credentials = Credentials::current().unwrap();
+        let credentials = Credentials::current(Translations::default()).unwrap();
         let before = (
             rustix::process::geteuid(),
             rustix::process::getegid(),

@@ -2,13 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Statx, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Statx};
 
 use super::FileSystem;
-use super::attributes::{attributes, host_device};
+use super::attributes::host_device;
 use super::host::{self, ProcPath};
 use super::tables::Tables;
-use super::xattrs::checked_name;
 use crate::operations::{Caller, Entry, Extensions, FsResult};
 use crate::store::{FileKind, Location, Name, Sighting};
 
@@ -46,9 +45,9 @@ impl FileSystem {
         extensions: Extensions<'_>,
     ) -> FsResult<Entry> {
         let kind = FileType::from_raw_mode(mode);
-        let permissions = permissions(mode, umask);
         let device = host_device(rdev);
-        self.make(caller, parent, name, extensions, |directory, name| {
+        let what = (parent, name, mode, umask, extensions);
+        self.make(caller, what, |directory, name, permissions| {
             rustix::fs::mknodat(directory, name.bytes(), kind, permissions, device)
         })
     }
@@ -63,8 +62,8 @@ impl FileSystem {
         umask: u32,
         extensions: Extensions<'_>,
     ) -> FsResult<Entry> {
-        let permissions = permissions(mode, umask);
-        self.make(caller, parent, name, extensions, |directory, name| {
+        let what = (parent, name, mode, umask, extensions);
+        self.make(caller, what, |directory, name, permissions| {
             rustix::fs::mkdirat(directory, name.bytes(), permissions)
         })
     }
@@ -78,7 +77,8 @@ impl FileSystem {
         target: &[u8],
         extensions: Extensions<'_>,
     ) -> FsResult<Entry> {
-        self.make(caller, parent, name, extensions, |directory, name| {
+        let what = (parent, name, 0o777, 0, extensions);
+        self.make(caller, what, |directory, name, _| {
             rustix::fs::symlinkat(target, directory, name.bytes())
         })
     }
@@ -103,14 +103,12 @@ impl FileSystem {
         self.enter(&tables, directory.as_fd(), new_parent, name)
     }
 
-    /// Makes something by `work`, as the caller, and enters it.
+    /// Makes something by `work`, as the caller, and enters it: where, its name, mode and mask, and what comes with it.
     fn make(
         &self,
         caller: &Caller,
-        parent: u64,
-        name: &[u8],
-        extensions: Extensions<'_>,
-        work: impl FnOnce(BorrowedFd<'_>, Name<'_>) -> FsResult<()>,
+        (parent, name, mode, umask, extensions): (u64, &[u8], u32, u32, Extensions<'_>),
+        work: impl FnOnce(BorrowedFd<'_>, Name<'_>, Mode) -> FsResult<()>,
     ) -> FsResult<Entry> {
         self.host.writable()?;
         let tables = self.tables();
@@ -118,12 +116,13 @@ impl FileSystem {
         let directory = tables.resolve(parent)?;
         let _names = tables.keep_names(parent);
         let _changing = self.changing();
-        self.credentials
-            .as_caller(caller, || work(directory.as_fd(), name))?;
+        self.creating(caller, mode, umask, |permissions| {
+            work(directory.as_fd(), name, permissions)
+        })?;
         // Without a label no descriptor is needed, so there is none to run out of when it is too late.
         if extensions.security_context.is_some()
             && let Err(errno) = host::open_path(directory.as_fd(), name)
-                .and_then(|made| label(made.as_fd(), extensions))
+                .and_then(|made| self.label(made.as_fd(), extensions))
         {
             // Nothing may exist without the label that the guest's policy wants on it.
             let (sighting, _) = tables.see_name(directory.as_fd(), name)?;
@@ -190,23 +189,8 @@ impl FileSystem {
         Ok(Entry {
             nodeid: known.nodeid,
             generation: 0, // A nodeid is never given twice.
-            attributes: attributes(stat, known.ino_shown),
+            attributes: self.attributes(stat, known.ino_shown),
             attribute_flags: if is_submount { ATTRIBUTE_SUBMOUNT } else { 0 },
         })
     }
-}
-
-/// The permissions to make something with.
-pub(super) fn permissions(mode: u32, umask: u32) -> Mode {
-    Mode::from_raw_mode(mode & 0o7777 & !umask)
-}
-
-/// Gives what was just made the label that came with the request.
-pub(super) fn label(made: BorrowedFd<'_>, extensions: Extensions<'_>) -> FsResult<()> {
-    let Some(context) = extensions.security_context else {
-        return Ok(());
-    };
-    let name = checked_name(context.name)?;
-    let path = ProcPath::new(made);
-    rustix::fs::setxattr(path.as_c_str(), name, context.value, XattrFlags::empty())
 }

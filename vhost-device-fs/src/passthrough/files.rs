@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use super::FileSystem;
 use super::close::close;
 use super::directory::Directory;
-use super::entries::{label, permissions};
 use super::flags::{GuestFlags, host_flags};
 use super::handle::{Handle, Target};
 use super::host::{self, ProcPath};
@@ -62,6 +61,7 @@ impl FileSystem {
         let _changing = truncate.then(|| self.changing());
         if truncate {
             host |= OFlags::TRUNC;
+            self.drop_remapped_capabilities(descriptor.as_fd())?;
         }
         let file = self
             .credentials
@@ -120,8 +120,8 @@ impl FileSystem {
         let host = self.host_flags(guest) | OFlags::CREATE | OFlags::EXCL;
         let _names = tables.keep_names(parent);
         let _changing = self.changing();
-        let made = self.credentials.as_caller(caller, || {
-            host::open_beneath(directory.as_fd(), name, host, permissions(mode, umask))
+        let made = self.creating(caller, mode, umask, |permissions| {
+            host::open_beneath(directory.as_fd(), name, host, permissions)
         });
         let file = match made {
             Ok(file) => file,
@@ -138,7 +138,7 @@ impl FileSystem {
             }
             Err(errno) => return Err(errno),
         };
-        if let Err(errno) = label(file.as_fd(), extensions) {
+        if let Err(errno) = self.label(file.as_fd(), extensions) {
             rustix::fs::unlinkat(&directory, name.bytes(), AtFlags::empty())?;
             return Err(errno);
         }
@@ -165,12 +165,11 @@ impl FileSystem {
         // Without O_EXCL: the guest may give it a name with LINK.
         let host = self.host_flags(guest) | OFlags::TMPFILE;
         let _changing = self.changing();
-        let file = self.credentials.as_caller(caller, || {
+        let file = self.creating(caller, mode, umask, |permissions| {
             let path = ProcPath::new(directory.as_fd());
-            let mode = permissions(mode, umask);
-            rustix::fs::openat(CWD, path.as_c_str(), host, mode)
+            rustix::fs::openat(CWD, path.as_c_str(), host, permissions)
         })?;
-        label(file.as_fd(), extensions)?;
+        self.label(file.as_fd(), extensions)?;
         let (sighting, stat) = tables.see_descriptor(file.as_fd())?;
         let pin = self.pin(file.as_fd())?;
         let entry = self.entry(&tables, sighting, &stat, None)?;
@@ -210,6 +209,7 @@ impl FileSystem {
         let handle = self.tables().handles.get(handle)?;
         let file = handle.file()?;
         let _changing = self.changing();
+        self.drop_remapped_capabilities(file)?;
         // What the guest had cached knows where it belongs, even in append mode.
         let placement = if options.append && !options.cached {
             Placement::Append
@@ -250,7 +250,9 @@ impl FileSystem {
         let handle = self.tables().handles.get(handle)?;
         let _changing = self.changing();
         let mode = FallocateFlags::from_bits_retain(mode);
-        rustix::fs::fallocate(handle.file()?, mode, offset, length)
+        let file = handle.file()?;
+        self.drop_remapped_capabilities(file)?;
+        rustix::fs::fallocate(file, mode, offset, length)
     }
 
     /// Finds data or a hole (`SEEK_DATA`, `SEEK_HOLE`) from `offset` on.
@@ -283,6 +285,7 @@ impl FileSystem {
         let to = tables.handles.get(handle_out)?;
         let _changing = self.changing();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.drop_remapped_capabilities(to.file()?)?;
         rustix::fs::copy_file_range(
             from.file()?,
             Some(&mut offset_in),

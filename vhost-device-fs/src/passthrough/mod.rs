@@ -6,6 +6,7 @@
 
 mod attributes;
 mod close;
+mod creation_mask;
 mod credentials;
 mod directory;
 mod entries;
@@ -33,7 +34,7 @@ pub(crate) use tables::Tables;
 
 use crate::config::Config;
 use crate::fuse::session::SessionOptions;
-use crate::operations::FsResult;
+use crate::operations::{Caller, FsResult};
 use credentials::Credentials;
 
 /// A shared directory, and what one guest knows of it.
@@ -43,6 +44,8 @@ pub struct FileSystem {
     credentials: Credentials,
     tables: RwLock<Arc<Tables>>,
     session: RwLock<Option<SessionOptions>>,
+    /// The name on the host of what is `security.capability` in the guest, if it is another one.
+    remapped_capabilities: Option<Vec<u8>>,
     /// Whether the guest changed anything on the share since it was last put on stable storage.
     changed: AtomicBool,
 }
@@ -60,7 +63,8 @@ impl FileSystem {
         };
         Ok(Self {
             tables: RwLock::new(Arc::new(Tables::new(&host, 1).map_err(unusable)?)),
-            credentials: Credentials::current().map_err(unusable)?,
+            credentials: Credentials::current(config.translations.clone()).map_err(unusable)?,
+            remapped_capabilities: xattrs::remapped_capabilities(config),
             session: RwLock::new(None),
             changed: AtomicBool::new(false),
             host,
@@ -135,6 +139,29 @@ impl FileSystem {
             self.changed.store(true, Ordering::Release);
         }
         result
+    }
+
+    /// Whether guest and host heed POSIX ACLs in this session.
+    fn acls(&self) -> bool {
+        self.session().is_some_and(|session| session.acls())
+    }
+
+    /// Makes something by `work`, which gets the permissions to make it with, as the caller, to whom it then belongs.
+    fn creating<T>(
+        &self,
+        caller: &Caller,
+        mode: u32,
+        umask: u32,
+        work: impl FnOnce(Mode) -> FsResult<T>,
+    ) -> FsResult<T> {
+        let permissions = |mask: u32| Mode::from_raw_mode(mode & 0o7777 & !mask);
+        if !self.acls() {
+            let work = || work(permissions(umask));
+            return self.credentials.as_caller(caller, work);
+        }
+        creation_mask::with_mask(umask, || {
+            self.credentials.as_caller(caller, || work(permissions(0)))
+        })
     }
 
     /// Held while something on the share is changed.

@@ -15,6 +15,8 @@ use crate::operations::{
     SetTime, XattrReply,
 };
 
+mod identity;
+
 const ROOT: Caller = Caller {
     uid: 0,
     gid: 0,
@@ -571,7 +573,7 @@ fn a_read_only_share_is_not_changed() {
         fs.rename(ROOT_NODEID, b"f", ROOT_NODEID, b"n", 0).err(),
         fs.set_attributes(&ROOT, file, &SetAttributes::default())
             .err(),
-        fs.set_xattr(file, b"user.a", b"v", 0).err(),
+        fs.set_xattr(file, b"user.a", b"v", 0, false).err(),
     ];
     assert_eq!(results, [Some(Errno::ROFS); 11]);
     assert_eq!(fs::read_to_string(share.path("f")).unwrap(), "x");
@@ -613,7 +615,7 @@ fn extended_attributes_are_an_option() {
     fs::write(share.path("f"), "x").unwrap();
     let file = share.lookup("f").nodeid;
     let fs = &share.fs;
-    fs.set_xattr(file, b"user.a", b"value", 0).unwrap();
+    fs.set_xattr(file, b"user.a", b"value", 0, false).unwrap();
     assert_eq!(fs.get_xattr(file, b"user.a", 0), Ok(XattrReply::Size(5)));
     assert_eq!(
         fs.get_xattr(file, b"user.a", 4_000_000_000),
@@ -626,10 +628,16 @@ fn extended_attributes_are_an_option() {
     );
     fs.remove_xattr(file, b"user.a").unwrap();
     assert_eq!(fs.get_xattr(file, b"user.a", 10), Err(Errno::NODATA));
-    assert_eq!(fs.set_xattr(file, b"", b"", 0), Err(Errno::RANGE));
-    assert_eq!(fs.set_xattr(file, b"user.\0", b"", 0), Err(Errno::INVAL));
-    assert_eq!(fs.set_xattr(file, b"user.a", b"", 99), Err(Errno::INVAL));
-    let acl = fs.set_xattr(file, b"system.posix_acl_access", b"", 0);
+    assert_eq!(fs.set_xattr(file, b"", b"", 0, false), Err(Errno::RANGE));
+    assert_eq!(
+        fs.set_xattr(file, b"user.\0", b"", 0, false),
+        Err(Errno::INVAL)
+    );
+    assert_eq!(
+        fs.set_xattr(file, b"user.a", b"", 99, false),
+        Err(Errno::INVAL)
+    );
+    let acl = fs.set_xattr(file, b"system.posix_acl_access", b"", 0, false);
     assert_eq!(acl, Err(Errno::OPNOTSUPP));
     let without = Share::new();
     assert_eq!(without.fs.list_xattr(ROOT_NODEID, 0), Err(Errno::NOSYS));
