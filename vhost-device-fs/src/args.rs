@@ -7,6 +7,7 @@
 mod legacy;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser};
 use common::args::{DaemonArgs, Level};
@@ -97,6 +98,11 @@ pub struct ShareArgs {
     /// What the guest may cache, and for how long
     #[arg(long, value_enum, value_name = "POLICY", default_value_t)]
     pub cache: Cache,
+
+    /// Seconds for which the guest may remember that there is nothing of a name; what somebody else makes is not seen for so
+    /// long [default: a day with --cache always, otherwise 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub negative_timeout: Option<u32>,
 
     /// Lets the guest hold back writes; nobody else may then write to the files
     #[arg(long)]
@@ -368,6 +374,9 @@ impl TryFrom<&FsArgs> for Config {
             tag: share.tag.clone(),
             request_rings: share.num_request_queues,
             cache: share.cache,
+            negative_timeout: share
+                .negative_timeout
+                .map(|seconds| Duration::from_secs(seconds.into())),
             writeback: share.writeback,
             readdirplus: !share.no_readdirplus,
             xattr: identity.xattr(),
@@ -419,6 +428,7 @@ mod tests {
             "--tag=myfs",
             "--num-request-queues=4",
             "--cache=metadata",
+            "--negative-timeout=7",
             "--writeback",
             "--no-readdirplus",
             "--security-label",
@@ -436,6 +446,7 @@ mod tests {
             tag: Some("myfs".into()),
             request_rings: 4,
             cache: Cache::Metadata,
+            negative_timeout: Some(Duration::from_secs(7)),
             writeback: true,
             readdirplus: false,
             xattr: true,

@@ -76,6 +76,8 @@ pub struct Config {
     pub request_rings: u16,
     /// What the guest may cache.
     pub cache: Cache,
+    /// For how long the guest may trust that there is nothing of a name; `None` leaves it to `cache`.
+    pub negative_timeout: Option<Duration>,
     /// The guest may hold back writes.
     pub writeback: bool,
     /// READDIRPLUS is offered.
@@ -121,6 +123,15 @@ impl Config {
         self.descriptors_max.div_ceil(2)
     }
 
+    /// For how long the guest may trust that there is nothing of a name. By default only where nobody else makes names.
+    pub(crate) fn negative_timeout(&self) -> Duration {
+        match (self.negative_timeout, self.cache) {
+            (Some(timeout), _) => timeout,
+            (None, Cache::Always) => self.cache.timeout(),
+            (None, Cache::Auto | Cache::Metadata | Cache::Never) => Duration::ZERO,
+        }
+    }
+
     /// The defaults for a shared directory.
     pub fn new(shared_dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -128,6 +139,7 @@ impl Config {
             tag: None,
             request_rings: 16,
             cache: Cache::default(),
+            negative_timeout: None,
             writeback: false,
             readdirplus: true,
             xattr: false,

@@ -40,6 +40,8 @@ pub struct Attributes {
     pub mtime: (i64, u32),
     /// Last change of the attributes.
     pub ctime: (i64, u32),
+    /// When it was made, if the host knows.
+    pub birth: Option<(i64, u32)>,
     /// Type and permissions, `S_IFMT | 0o7777`.
     pub mode: u32,
     /// Number of names.
@@ -117,6 +119,10 @@ pub struct SecurityContext<'a> {
 
 /// A file or directory was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent flags of the protocol's"
+)]
 pub struct OpenReply {
     /// The guest's name for the open file.
     pub handle: u64,
@@ -124,8 +130,11 @@ pub struct OpenReply {
     pub keep_cache: bool,
     /// The guest may cache the directory's entries (`FOPEN_CACHE_DIR`).
     pub cache_dir: bool,
-    /// The guest is to bypass its cache (`FOPEN_DIRECT_IO`).
+    /// The guest is to bypass its cache (`FOPEN_DIRECT_IO`). Then it may also write to several places at a time
+    /// (`FOPEN_PARALLEL_DIRECT_WRITES`): the host puts writes in order.
     pub direct_io: bool,
+    /// FLUSH would do nothing, and need not be sent (`FOPEN_NOFLUSH`).
+    pub no_flush: bool,
 }
 
 /// How a write is meant.

@@ -171,6 +171,38 @@ wire! {
         attr: Attr,
     }
     AttrOut { attr_valid: u64, attr_valid_nsec: u32, padding: u32, attr: Attr, }
+    StatxIn { getattr_flags: u32, reserved: u32, handle: u64, sx_flags: u32, sx_mask: u32, }
+    SxTime { seconds: i64, nanoseconds: u32, reserved: i32, }
+    Statx {
+        mask: u32,
+        blksize: u32,
+        attributes: u64,
+        nlink: u32,
+        uid: u32,
+        gid: u32,
+        mode: u16,
+        spare0: u16,
+        ino: u64,
+        size: u64,
+        blocks: u64,
+        attributes_mask: u64,
+        atime: SxTime,
+        btime: SxTime,
+        ctime: SxTime,
+        mtime: SxTime,
+        rdev_major: u32,
+        rdev_minor: u32,
+        dev_major: u32,
+        dev_minor: u32,
+        spare2: [u64; 14],
+    }
+    StatxOut {
+        attr_valid: u64,
+        attr_valid_nsec: u32,
+        flags: u32,
+        spare: [u64; 2],
+        stat: Statx,
+    }
     ForgetIn { nlookup: u64, }
     ForgetOne { nodeid: u64, nlookup: u64, }
     BatchForgetIn { count: u32, padding: u32, }
@@ -328,9 +360,17 @@ pub mod fopen {
     pub const DIRECT_IO: u32 = 1 << 0;
     pub const KEEP_CACHE: u32 = 1 << 1;
     pub const CACHE_DIR: u32 = 1 << 3;
+    pub const NOFLUSH: u32 = 1 << 5;
+    pub const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
 }
 
-/// `fuse_getattr_in.flags`: the handle is valid.
+/// `fuse_statx.mask`, as in `statx(2)`.
+pub mod statx {
+    pub const BASIC_STATS: u32 = 0x7ff;
+    pub const BTIME: u32 = 0x800;
+}
+
+/// `fuse_getattr_in.flags` and `fuse_statx_in.getattr_flags`: the handle is valid.
 pub const GETATTR_HANDLE: u32 = 1 << 0;
 /// `fuse_open_in.open_flags`: remove set-user-id and set-group-id when truncating.
 pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
@@ -365,6 +405,9 @@ mod tests {
             ("attr", Attr::SIZE, 88),
             ("entry_out", EntryOut::SIZE, 128),
             ("attr_out", AttrOut::SIZE, 104),
+            ("statx_in", StatxIn::SIZE, 24),
+            ("statx", Statx::SIZE, 256),
+            ("statx_out", StatxOut::SIZE, 288),
             ("forget_one", ForgetOne::SIZE, 16),
             (
                 "setxattr_in",

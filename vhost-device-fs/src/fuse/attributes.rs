@@ -2,7 +2,7 @@
 
 use common::report::Sparse;
 
-use super::abi::{AccessIn, GETATTR_HANDLE, GetAttrIn, SetAttrIn, StatFsOut, setattr};
+use super::abi::{AccessIn, GETATTR_HANDLE, GetAttrIn, SetAttrIn, StatFsOut, StatxIn, setattr};
 use super::call::Call;
 use super::session::negotiate;
 use crate::operations::{FsResult, SetAttributes, SetTime, Statfs};
@@ -40,6 +40,15 @@ pub(super) fn get(call: &mut Call<'_>) -> FsResult<()> {
     let handle = (get.flags & GETATTR_HANDLE != 0).then_some(get.handle);
     let attributes = call.file_system.get_attributes(call.nodeid, handle)?;
     call.put_attributes(&attributes);
+    Ok(())
+}
+
+/// GETATTR with the time of birth. What was asked for does not matter: the answer says what it has.
+pub(super) fn statx(call: &mut Call<'_>) -> FsResult<()> {
+    let get: StatxIn = call.input.take()?;
+    let handle = (get.getattr_flags & GETATTR_HANDLE != 0).then_some(get.handle);
+    let attributes = call.file_system.get_attributes(call.nodeid, handle)?;
+    call.put_extended_attributes(&attributes);
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use super::abi::{
     AttrOut, BatchForgetIn, CopyFileRangeOut, EntryOut, InitOut, LseekOut, Opcode, OpenOut,
-    StatFsOut, WriteIn, WriteOut,
+    StatFsOut, StatxOut, WriteIn, WriteOut,
 };
 use super::call::Call;
 use super::wire::Wire;
@@ -77,6 +77,7 @@ pub(super) fn operation(opcode: Opcode) -> Option<Operation> {
         Op::CopyFileRange64 => slow(answers::<CopyFileRangeOut>(data::copy_file_range_64)),
         Op::GetAttr => answers::<AttrOut>(attributes::get),
         Op::SetAttr => answers::<AttrOut>(attributes::set),
+        Op::Statx => answers::<StatxOut>(attributes::statx),
         Op::Access => done(attributes::access),
         Op::StatFs => answers::<StatFsOut>(attributes::statfs),
         Op::SyncFs => slow(done(attributes::sync_filesystem)),
@@ -98,8 +99,7 @@ pub(super) fn operation(opcode: Opcode) -> Option<Operation> {
         | Op::Poll
         | Op::NotifyReply
         | Op::SetupMapping
-        | Op::RemoveMapping
-        | Op::Statx => return None,
+        | Op::RemoveMapping => return None,
     })
 }
 

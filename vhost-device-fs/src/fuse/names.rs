@@ -7,11 +7,17 @@ use super::call::Call;
 use super::server::copy;
 use super::wire::Wire;
 use crate::operations::FsResult;
+use rustix::io::Errno;
 
 pub(super) fn lookup(call: &mut Call<'_>) -> FsResult<()> {
     let name = call.input.name()?;
-    let entry = call.file_system.lookup(&call.caller, call.nodeid, name)?;
-    call.put_entry(&entry);
+    let negative = call.config.negative_timeout();
+    match call.file_system.lookup(&call.caller, call.nodeid, name) {
+        Ok(entry) => call.put_entry(&entry),
+        // An error would not be remembered.
+        Err(Errno::NOENT) if !negative.is_zero() => call.put_no_entry(negative),
+        Err(errno) => return Err(errno),
+    }
     Ok(())
 }
 

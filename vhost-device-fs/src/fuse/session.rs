@@ -37,6 +37,10 @@ const ALWAYS: u64 = init::ASYNC_READ
 /// whether a directory has a default ACL), and tells when a new ACL is to take the set-group-id bit away.
 const ACLS: u64 = init::POSIX_ACL | init::DONT_MASK | init::SETXATTR_EXT;
 
+/// Flags that let the guest do something which needs nothing of us: a back-end that does not offer them can take over a session
+/// that has them.
+const GUESTS_BUSINESS: u64 = init::CACHE_SYMLINKS;
+
 /// The INIT record of a running session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
@@ -135,7 +139,7 @@ impl SessionOptions {
         if never_offered != 0 {
             return Err(SessionMismatch::NeverOffered(never_offered));
         }
-        let unsupported = self.flags & !supported(config);
+        let unsupported = self.flags & !(supported(config) | GUESTS_BUSINESS);
         if unsupported != 0 {
             return Err(SessionMismatch::Unsupported {
                 flags: unsupported,
@@ -160,6 +164,7 @@ fn supported(config: &Config) -> u64 {
             config.readdirplus && caches,
             init::DO_READDIRPLUS | init::READDIRPLUS_AUTO,
         )
+        | flag_if(caches, init::CACHE_SYMLINKS)
         | flag_if(config.writeback, init::WRITEBACK_CACHE)
         | flag_if(config.announce_submounts, init::SUBMOUNTS)
         | flag_if(config.killpriv_v2, init::HANDLE_KILLPRIV_V2)
@@ -474,6 +479,20 @@ mod tests {
         assert_eq!(session.fits(&rich), Ok(()));
         let mismatch = session.fits(&Config::new("/")).unwrap_err();
         assert!(mismatch.to_string().contains("--writeback"), "{mismatch}");
+
+        let mut cacheless = rich.clone();
+        cacheless.cache = Cache::Never;
+        cacheless.readdirplus = false;
+        let mut with_readdir = rich.clone();
+        with_readdir.readdirplus = false;
+        let session_with_links = self::session(&with_readdir, u64::MAX);
+        assert!(session_with_links.has(init::CACHE_SYMLINKS));
+        assert_eq!(
+            session_with_links.fits(&cacheless),
+            Ok(()),
+            "the guest's business"
+        );
+        assert!(!self::session(&cacheless, u64::MAX).has(init::CACHE_SYMLINKS));
 
         let forged = SessionOptions {
             flags_offered: 0,

@@ -32,7 +32,7 @@ macro_rules! integers {
     )*};
 }
 
-integers!(u16, u32, u64, i32);
+integers!(u16, u32, u64, i32, i64);
 
 impl<T: Wire + Copy + Default, const N: usize> Wire for [T; N] {
     const SIZE: usize = N * T::SIZE;

@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, Statx, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-    Uid,
+    Access, AtFlags, CWD, Gid, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, Uid,
 };
 use rustix::io::Errno;
 
@@ -204,6 +204,8 @@ fn attributes(stat: &Statx, ino_shown: u64) -> Attributes {
         atime: (stat.stx_atime.tv_sec, stat.stx_atime.tv_nsec),
         mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
         ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        birth: (stat.stx_mask & StatxFlags::BTIME.bits() != 0)
+            .then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
         mode: stat.stx_mode.into(),
         nlink: stat.stx_nlink,
         uid: stat.stx_uid,

@@ -84,6 +84,7 @@ impl FileSystem {
         flags: GuestFlags,
         target: Target,
     ) -> FsResult<OpenReply> {
+        let mount = tables.nodes.traits(nodeid)?.mount;
         tables.nodes.hold(nodeid)?;
         let is_directory = matches!(target, Target::Directory(_));
         let cache = self.host.config.cache;
@@ -93,6 +94,7 @@ impl FileSystem {
             keep_cache: cached,
             cache_dir: cached && is_directory,
             direct_io: !is_directory && matches!(cache, Cache::Never | Cache::Metadata),
+            no_flush: !is_directory && tables.mounts.closes_silently(mount),
         })
     }
 

@@ -20,8 +20,8 @@ pub(crate) struct Mount {
     pub(crate) id: u64,
     /// Type of the file system (`f_type` of `statfs`).
     pub(crate) file_system: u64,
-    /// Whether a file's time of birth never changes while it lives.
-    pub(crate) births_are_constant: bool,
+    /// Whether it is one of [`LOCAL`].
+    pub(crate) is_local: bool,
 }
 
 impl Mount {
@@ -31,14 +31,15 @@ impl Mount {
             device: device(stat),
             id: mount_id(stat),
             file_system,
-            births_are_constant: CONSTANT_BIRTHS.contains(&file_system),
+            is_local: LOCAL.contains(&file_system),
         }
     }
 }
 
-/// File systems (magic numbers of linux/magic.h) that store the time of birth with the inode. Not among them is
-/// overlayfs, where a file is born again when it is copied up.
-const CONSTANT_BIRTHS: [u64; 6] = [
+/// File systems (magic numbers of linux/magic.h) on disks or memory of this host: the time of birth is stored with the inode
+/// and never changes while it lives, and nothing happens to data when a file is closed. Not among them are overlayfs, where
+/// a file is born again when it is copied up, and those of a network, which may tell of an error at last when it is closed.
+const LOCAL: [u64; 6] = [
     0xef53,      // ext4
     0x5846_5342, // xfs
     0x9123_683e, // btrfs
@@ -68,11 +69,7 @@ impl MountTable {
         Ok(Identity {
             mount: index,
             ino: stat.stx_ino,
-            birth_ns: if mount.births_are_constant {
-                birth_ns(stat)
-            } else {
-                0
-            },
+            birth_ns: if mount.is_local { birth_ns(stat) } else { 0 },
         })
     }
 
@@ -97,6 +94,15 @@ impl MountTable {
             mounts.push(mount);
             (index, mount)
         })
+    }
+
+    /// Whether closing a file on a mount does nothing to its data and has no error to tell.
+    pub(crate) fn closes_silently(&self, mount: u32) -> bool {
+        let mounts = self.mounts.read().unwrap_or_else(PoisonError::into_inner);
+        let mount = usize::try_from(mount)
+            .ok()
+            .and_then(|mount| mounts.get(mount));
+        mount.is_some_and(|mount| mount.is_local)
     }
 
     /// All mounts, in the order of their numbers.

@@ -748,3 +748,79 @@ proptest! {
         prop_assert!(guest.ask(Opcode::GetAttr, ROOT_NODEID, &[0; 16]).is_ok());
     }
 }
+
+#[test]
+fn statx_tells_the_time_of_birth_too() {
+    let mut guest = Guest::new();
+    let (entry, open) = guest.create("file");
+    let metadata = fs::metadata(guest.path("file")).unwrap();
+    let born = metadata
+        .created()
+        .unwrap()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    for getattr_flags in [0, GETATTR_HANDLE] {
+        let asked = StatxIn {
+            getattr_flags,
+            handle: open.handle,
+            sx_mask: statx::BTIME,
+            ..StatxIn::default()
+        };
+        let reply = guest
+            .ask(Opcode::Statx, entry.nodeid, &bytes(&asked))
+            .unwrap();
+        let StatxOut { stat, .. } = parse(&reply);
+        assert_eq!(stat.mask, statx::BASIC_STATS | statx::BTIME);
+        let time = (
+            u64::try_from(stat.btime.seconds).unwrap(),
+            stat.btime.nanoseconds,
+        );
+        assert_eq!(time, (born.as_secs(), born.subsec_nanos()));
+        assert_eq!(u32::from(stat.mode), metadata.mode());
+        assert_eq!(
+            (stat.ino, stat.nlink, stat.size, stat.rdev_major),
+            (metadata.ino(), 1, 0, 0)
+        );
+    }
+    let stale = StatxIn {
+        getattr_flags: GETATTR_HANDLE,
+        handle: 99,
+        ..StatxIn::default()
+    };
+    let refused = guest.ask(Opcode::Statx, entry.nodeid, &bytes(&stale));
+    assert_eq!(refused, Err(Errno::BADF));
+    assert_eq!(
+        guest.ask(Opcode::Statx, entry.nodeid, &[]),
+        Err(Errno::INVAL)
+    );
+}
+
+#[test]
+fn a_name_of_nothing_is_an_entry_without_nodeid_if_it_may_be_remembered() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.lookup(b"nothing"), Err(Errno::NOENT));
+    let mut guest = Guest::with(|config| {
+        config.negative_timeout = Some(std::time::Duration::from_millis(2_500));
+    });
+    let expected = EntryOut {
+        entry_valid: 2,
+        entry_valid_nsec: 500_000_000,
+        ..EntryOut::default()
+    };
+    assert_eq!(guest.lookup(b"nothing"), Ok(expected));
+    assert_eq!(guest.lookup(&[b'x'; 300]), Err(Errno::NAMETOOLONG));
+}
+
+#[test]
+fn an_open_file_says_what_the_guest_may_leave_out() {
+    use crate::config::Cache;
+    for (cache, direct) in [(Cache::Never, true), (Cache::Auto, false)] {
+        let mut guest = Guest::with(|config| config.cache = cache);
+        let local = guest.file_system.tables().mounts.closes_silently(0);
+        let (_, open) = guest.create("file");
+        let parallel = fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
+        let expected = if direct { parallel } else { 0 };
+        assert_eq!(open.open_flags & parallel, expected, "{cache:?}");
+        assert_eq!(open.open_flags & fopen::NOFLUSH != 0, local);
+    }
+}
