@@ -14,6 +14,7 @@
 //! | `save` | transfer | suspended |
 //! | `check`, `load` | transfer | suspended; perhaps without features and without guest memory |
 //! | `reset` | control | drained |
+//! | `front_end_left` | control | suspended |
 //! | the rest | control | anything |
 //!
 //! A device is born suspended. `suspend` and `resume` are idempotent. Between `suspend` and
@@ -260,6 +261,10 @@ pub trait Device: Send + Sync + 'static {
     /// Takes over `state`, which has passed [`check`](Self::check): builds the new device beside the
     /// old one and swaps at the end. On an error the device is unchanged.
     fn load(&self, state: Self::State) -> Result<(), LoadError>;
+
+    /// The front-end has gone, and nobody says what becomes of the guest: lets go of what others may be waiting for. The device
+    /// is suspended. It may be resumed by another front-end.
+    fn front_end_left(&self) {}
 
     /// Back to how the device was created: the guest rebooted, or another guest came.
     fn reset(&self);

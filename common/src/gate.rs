@@ -113,6 +113,11 @@ impl Token {
             lane: self.lane,
         }
     }
+
+    /// Whether nothing new is admitted in the same place any more: somebody waits for this token, or is about to.
+    pub fn is_waited_for(&self) -> bool {
+        !self.gate.is_open(self.lane)
+    }
 }
 
 impl Drop for Token {

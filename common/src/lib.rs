@@ -7,6 +7,7 @@
 //! | [`lifecycle`], [`gate`] | when a device may work, and how to wait until it does not |
 //! | [`state`] | the state stream: framing, schemas, errors |
 //! | [`daemon`], [`args`], [`id_map`] | sockets, signals, options, logging: a device's `main` |
+//! | [`file_locks`] | locks on bytes of the host's files |
 //! | [`frontend`] | the other half, for VMM authors, tests and tools |
 //! | [`protocol`] | vhost-user itself |
 //!
@@ -17,6 +18,7 @@ pub mod args;
 mod buffers;
 pub mod daemon;
 pub mod device;
+pub mod file_locks;
 pub mod frontend;
 pub mod gate;
 pub mod id_map;

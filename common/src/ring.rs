@@ -143,6 +143,31 @@ impl<'a> Ring<'a> {
         }
     }
 
+    /// Goes on with a request that was [left](DetachedRequest::leave) with the guest, by this back-end or by the one whose state
+    /// was loaded. `None` if the guest does not wait for it (any more): the ring was set up anew since.
+    pub fn take_up(&mut self, head: u16) -> Option<Request> {
+        let memory: Arc<GuestMemory> = self.memory.snapshot();
+        let spare = std::mem::take(&mut self.spare);
+        match self.vring.take_up(&memory, head, spare) {
+            Popped::Request(request) => Some(request),
+            Popped::Malformed { head, error, spare } => {
+                self.vring.complain(&error);
+                self.spare = spare;
+                self.add_used(&memory, head, 0);
+                None
+            }
+            Popped::Nothing(spare) => {
+                self.spare = spare;
+                None
+            }
+        }
+    }
+
+    /// Number of descriptors in the ring.
+    pub fn size(&self) -> u16 {
+        self.vring.size()
+    }
+
     /// Lets `request` complete on another thread, later; suspension waits for it.
     pub fn detach(&self, request: Request) -> DetachedRequest {
         DetachedRequest {
@@ -208,6 +233,26 @@ impl DetachedRequest {
     /// The request itself.
     pub fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// Whether the ring is being drained: the request is to end soon, one way or the other.
+    pub fn is_waited_for(&self) -> bool {
+        self.token.is_waited_for()
+    }
+
+    /// Does not answer the request now, and lets the ring be drained without it: for one that waits for something that may never
+    /// come. The guest goes on waiting. Returns the head of its chain, by which it is [taken up](Ring::take_up) when the ring is
+    /// served again, here or elsewhere; that it is not forgotten is the device's business, and part of its state.
+    pub fn leave(self) -> u16 {
+        let Self {
+            request,
+            vring,
+            token,
+        } = self;
+        let head = request.head();
+        vring.leave(head);
+        drop(token);
+        head
     }
 
     /// Gives the request back to the guest, with `written` bytes written to it, and notifies the guest.

@@ -203,6 +203,10 @@ impl<D: Device> Control<D> {
         if let Err(error) = &silent {
             log::error!("at disconnect: {}", report::chain(error));
         }
+        let device = &*self.device;
+        if catch_unwind(AssertUnwindSafe(|| device.front_end_left())).is_err() {
+            log::error!("the device panicked as its front-end left; please report this");
+        }
         state.restless = silent.is_err();
         state.lifecycle = state.lifecycle.next(Event::Disconnect);
         state.started = 0;

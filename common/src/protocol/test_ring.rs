@@ -162,6 +162,11 @@ impl TestRing {
             .unwrap();
     }
 
+    /// Starts the ring at this available index.
+    pub(crate) fn set_base(&self, base: u16) {
+        self.start(base);
+    }
+
     /// Starts the ring again.
     pub(crate) fn restart(&self) {
         self.vring.set_queue_ready(true);

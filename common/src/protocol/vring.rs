@@ -5,6 +5,7 @@
 //! touches the ring in guest memory goes through here; what the ring is for is not known here.
 
 mod chain;
+mod left;
 mod locked;
 mod notification;
 mod stock;

@@ -233,3 +233,4 @@ fn the_reason_is_told() {
 }
 
 mod crash;
+mod left;

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::locks;
+use common::file_locks as locks;
 
 const HAVE: libc::off_t = 100;
 const REFUSE: libc::off_t = 200;

@@ -3,7 +3,6 @@
 //! Knows files, their locks and their caches; knows no command.
 
 mod lock;
-pub(crate) mod locks;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::backing::locks;
 use crate::scsi::reservation::{Initiator, InvalidInitiator, Reservations};
+use common::file_locks as locks;
 pub use format::Damage;
 use mapping::{Mapping, SLOTS};
 

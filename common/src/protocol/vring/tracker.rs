@@ -160,6 +160,19 @@ impl Tracker {
         }
     }
 
+    /// `head` stays with the guest, which waits for it, and nobody works on it until it is [taken up](Self::take_up). In the
+    /// region it keeps its mark: another process has to know of it.
+    pub(crate) fn leave(&mut self, head: u16) {
+        self.clear_out(head);
+    }
+
+    /// `head` was left, here or by another back-end; false if it cannot have been, for the guest does not wait for as many
+    /// heads (`outstanding`), or if it is in flight.
+    pub(crate) fn take_up(&mut self, head: u16, outstanding: u16) -> bool {
+        let out: u32 = self.out.iter().map(|word| word.count_ones()).sum();
+        out < u32::from(outstanding) && self.pop(head)
+    }
+
     /// `head` is about to be put on the used ring.
     pub(crate) fn giving_back(&self, head: u16) {
         if let Some(region) = &self.region {
