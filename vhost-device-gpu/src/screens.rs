@@ -5,6 +5,7 @@
 //! guests nor sockets.
 
 use crate::two_d::resource::image_bytes;
+use crate::two_d::room;
 use crate::two_d::tiles::{self, Size, Tiles};
 use crate::wire::{Rect, SCANOUTS_MAX};
 
@@ -32,13 +33,9 @@ pub struct Picture {
 impl Picture {
     /// A black picture; `None` if the host has no memory for it.
     pub(crate) fn black(size: Size) -> Option<Self> {
-        let bytes = usize::try_from(image_bytes(size.width, size.height)?).ok()?;
-        let mut pixels = Vec::new();
-        pixels.try_reserve_exact(bytes).ok()?;
-        pixels.resize(bytes, 0);
         Some(Self {
             size,
-            pixels,
+            pixels: room::black(image_bytes(size.width, size.height)?)?,
             awaited: None,
         })
     }
@@ -268,7 +265,7 @@ impl Screens {
     pub(crate) fn fetch(
         &mut self,
         head: usize,
-        base: impl FnMut(u32, u32, &mut [u8]) -> bool,
+        base: impl Fn(u32, u32, &mut [u8]) -> bool + Sync,
     ) -> usize {
         let Some(Head {
             picture: Some(picture),

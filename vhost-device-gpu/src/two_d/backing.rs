@@ -5,8 +5,8 @@
 
 use crate::wire::BackingEntry;
 
-/// Guest memory, as far as a core needs it.
-pub trait GuestBytes {
+/// Guest memory, as far as a core needs it; several threads may read it at once.
+pub trait GuestBytes: Sync {
     /// Fills `into` from `address` on; false if not all of that is there.
     fn read(&self, address: u64, into: &mut [u8]) -> bool;
     /// Whether there is memory at all these addresses.

@@ -7,6 +7,7 @@ mod backing;
 mod commands;
 pub mod format;
 pub mod resource;
+pub(crate) mod room;
 pub mod tiles;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 
 use super::backing::{Backing, GuestBytes};
 use super::format::{PIXEL_BYTES, PixelFormat};
+use super::room;
 use super::tiles::{Size, Tiles};
 use crate::wire::{Layout, Rect};
 
@@ -66,15 +67,11 @@ pub fn image_bytes(width: u32, height: u32) -> Option<u64> {
 impl Image {
     /// A black image; `None` if the host has no memory for it.
     pub fn new(format: PixelFormat, width: u32, height: u32) -> Option<Self> {
-        let bytes = usize::try_from(image_bytes(width, height)?).ok()?;
-        let mut pixels = Vec::new();
-        pixels.try_reserve_exact(bytes).ok()?;
-        pixels.resize(bytes, 0);
         Some(Self {
             format,
             width,
             height,
-            pixels,
+            pixels: room::black(image_bytes(width, height)?)?,
             awaited: None,
         })
     }

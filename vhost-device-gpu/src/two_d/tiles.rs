@@ -4,6 +4,11 @@
 //! tile: one that is the same is remembered by its checksum, and made again from there; one that is black is nothing at all; any
 //! other has to be carried along. Knows pixels of four bytes, not whose they are.
 
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, available_parallelism};
+
 use crc32c::crc32c_append;
 
 use super::format::PIXEL_BYTES;
@@ -13,6 +18,10 @@ use crate::wire::Rect;
 /// Width and height of a tile in pixels; 16 KiB.
 pub const TILE_SIDE: u32 = 64;
 const ROW_BYTES_MAX: usize = (TILE_SIDE * PIXEL_BYTES) as usize;
+/// A picture smaller than this is not worth a second thread.
+const SHARED_BYTES_MIN: usize = 2 << 20;
+/// More threads would wait for memory.
+const HANDS_MAX: usize = 4;
 
 /// How a tile comes to the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +60,26 @@ pub struct Size {
 }
 
 impl Size {
+    /// How many tiles stand beside each other.
+    fn tiles_across(self) -> usize {
+        self.width.div_ceil(TILE_SIDE) as usize
+    }
+
+    /// First rows of the rows of tiles.
+    fn tops(self) -> impl Iterator<Item = u32> + Send {
+        (0..self.height).step_by(TILE_SIDE as usize)
+    }
+
+    /// Bytes of a row; 1 where there are none, for the sake of those who divide by it.
+    fn stride(self) -> usize {
+        (self.width as usize * PIXEL_BYTES as usize).max(1)
+    }
+
+    /// Bytes of a row of tiles.
+    fn band_bytes(self) -> usize {
+        self.stride() * TILE_SIDE as usize
+    }
+
     /// Where the rows of a part are in the picture's bytes.
     pub fn rows(self, part: Rect) -> impl Iterator<Item = std::ops::Range<usize>> {
         let pixel = u64::from(PIXEL_BYTES);
@@ -62,42 +91,69 @@ impl Size {
     }
 }
 
-/// Compares a picture with what `base` gives for rows of it (the first pixel's place, and the bytes to fill; false if it has
+/// Compares a picture with what `base` gives for parts of its rows (the first pixel's place, and the bytes to fill; false if it has
 /// none).
+///
+/// Here and in [`rebuild`] the work goes by rows of the picture and not by tiles: few long reads in place of many short ones, and
+/// checksums of neighbours, which do not wait for one another. Rows of tiles are independent, so processors share them.
 pub fn survey(
     pixels: &[u8],
     size: Size,
-    mut base: impl FnMut(u32, u32, &mut [u8]) -> bool,
+    base: impl Fn(u32, u32, &mut [u8]) -> bool + Sync,
 ) -> Tiles {
-    rects(size.width, size.height)
-        .map(|part| tile(pixels, size, part, &mut base))
-        .collect()
+    let across = size.tiles_across();
+    let mut tiles = vec![Tile::Carried; across * size.height.div_ceil(TILE_SIDE) as usize];
+    let bands = size.tops().zip(pixels.chunks(size.band_bytes()));
+    let work = bands.zip(tiles.chunks_mut(across.max(1)));
+    share(size, work, |((top, band), tiles)| {
+        let mut looks = vec![Look::NOTHING_SEEN; across];
+        let mut other = vec![0; size.stride()];
+        for (y, row) in (top..).zip(band.chunks(size.stride())) {
+            let is_wanted = looks.iter().any(|look| look.same);
+            let is_there = is_wanted && base(0, y, &mut other);
+            let parts = row.chunks(ROW_BYTES_MAX).zip(other.chunks(ROW_BYTES_MAX));
+            for (look, (part, other)) in looks.iter_mut().zip(parts) {
+                look.add(part, is_there.then_some(other));
+            }
+        }
+        for (tile, look) in tiles.iter_mut().zip(&looks) {
+            *tile = look.tile();
+        }
+    });
+    tiles
 }
 
-fn tile(
-    pixels: &[u8],
-    size: Size,
-    part: Rect,
-    base: &mut impl FnMut(u32, u32, &mut [u8]) -> bool,
-) -> Tile {
-    let mut buffer = [0; ROW_BYTES_MAX];
-    let (mut same, mut blank, mut checksum) = (true, true, 0);
-    for (y, row) in (part.y..).zip(size.rows(part)) {
-        let row = pixels.get(row).unwrap_or_default();
-        blank = blank && row.iter().all(|byte| *byte == 0);
-        same = same && {
-            let (other, _) = buffer.split_at_mut(row.len());
-            base(part.x, y, other) && other == row
-        };
-        checksum = crc32c_append(checksum, row);
-        if !same && !blank {
-            return Tile::Carried;
+/// What was seen of a tile so far.
+#[derive(Clone, Copy)]
+struct Look {
+    same: bool,
+    blank: bool,
+    checksum: u32,
+}
+
+impl Look {
+    const NOTHING_SEEN: Self = Self {
+        same: true,
+        blank: true,
+        checksum: 0,
+    };
+
+    /// One more row of the tile, and the same one of the base.
+    fn add(&mut self, part: &[u8], other: Option<&[u8]>) {
+        const BLACK: [u8; ROW_BYTES_MAX] = [0; ROW_BYTES_MAX];
+        self.blank = self.blank && BLACK.starts_with(part);
+        self.same = self.same && other == Some(part);
+        if self.same {
+            self.checksum = crc32c_append(self.checksum, part);
         }
     }
-    if blank {
-        Tile::Blank
-    } else {
-        Tile::Same(checksum)
+
+    fn tile(&self) -> Tile {
+        match self {
+            Self { blank: true, .. } => Tile::Blank,
+            Self { same: true, .. } => Tile::Same(self.checksum),
+            _ => Tile::Carried,
+        }
     }
 }
 
@@ -106,25 +162,78 @@ pub fn rebuild(
     pixels: &mut [u8],
     size: Size,
     tiles: &[Tile],
-    mut base: impl FnMut(u32, u32, &mut [u8]) -> bool,
+    base: impl Fn(u32, u32, &mut [u8]) -> bool + Sync,
 ) -> usize {
-    let mut wrong = 0;
-    for (part, tile) in rects(size.width, size.height).zip(tiles) {
-        let Tile::Same(expected) = tile else {
-            continue;
-        };
-        let mut checksum = 0;
-        for (y, row) in (part.y..).zip(size.rows(part)) {
-            let row = pixels.get_mut(row).unwrap_or_default();
-            if base(part.x, y, row) {
-                checksum = crc32c_append(checksum, row);
-            } else {
-                row.fill(0);
+    let wrong = AtomicUsize::new(0);
+    let bands = size.tops().zip(pixels.chunks_mut(size.band_bytes()));
+    let work = bands.zip(tiles.chunks(size.tiles_across().max(1)));
+    share(size, work, |((top, band), tiles)| {
+        let mut checksums = vec![0; tiles.len()];
+        for (y, row) in (top..).zip(band.chunks_mut(size.stride())) {
+            for (first, run) in runs(tiles) {
+                let bytes = ROW_BYTES_MAX * first..row.len().min(ROW_BYTES_MAX * (first + run));
+                let row = row.get_mut(bytes).unwrap_or_default();
+                // A row has fewer pixels than a number has values.
+                let x = u32::try_from(first).map_or(u32::MAX, |first| first * TILE_SIDE);
+                if !base(x, y, row) {
+                    row.fill(0);
+                }
+                let checksums = checksums.iter_mut().skip(first);
+                for (checksum, part) in checksums.zip(row.chunks(ROW_BYTES_MAX)) {
+                    *checksum = crc32c_append(*checksum, part);
+                }
             }
         }
-        wrong += usize::from(checksum != *expected);
-    }
-    wrong
+        let pairs = tiles.iter().zip(&checksums);
+        let differ = pairs.filter(
+            |(tile, checksum)| matches!(tile, Tile::Same(expected) if expected != *checksum),
+        );
+        wrong.fetch_add(differ.count(), Ordering::Relaxed);
+    });
+    wrong.into_inner()
+}
+
+/// Where tiles that are to be made again stand beside each other in a row of tiles: index of the first, and how many.
+fn runs(tiles: &[Tile]) -> impl Iterator<Item = (usize, usize)> {
+    let is_same = |tile: &Tile| matches!(tile, Tile::Same(_));
+    let mut next = 0;
+    tiles
+        .chunk_by(move |one, other| is_same(one) == is_same(other))
+        .filter_map(move |run| {
+            let first = next;
+            next += run.len();
+            run.first()
+                .is_some_and(is_same)
+                .then_some((first, run.len()))
+        })
+}
+
+/// Does `each` piece of work on a picture; for a large one on several processors, for its guest stands still meanwhile.
+fn share<T>(size: Size, work: impl Iterator<Item = T> + Send, each: impl Fn(T) + Sync) {
+    let work = Mutex::new(work);
+    let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let run = || {
+        while let Some(piece) = next() {
+            each(piece);
+        }
+    };
+    let is_large = size.stride().saturating_mul(size.height as usize) >= SHARED_BYTES_MIN;
+    let hands = if is_large {
+        available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(HANDS_MAX)
+    } else {
+        1
+    };
+    thread::scope(|scope| {
+        for _ in 1..hands {
+            // Where there is no thread to be had, it only takes longer.
+            let _helper = thread::Builder::new()
+                .name("tiles".into())
+                .spawn_scoped(scope, run);
+        }
+        run();
+    });
 }
 
 /// The rows of all tiles that are carried, in order.
@@ -150,7 +259,7 @@ mod tests {
             .collect()
     }
 
-    fn base_of(bytes: &[u8]) -> impl FnMut(u32, u32, &mut [u8]) -> bool {
+    fn base_of(bytes: &[u8]) -> impl Fn(u32, u32, &mut [u8]) -> bool + Sync {
         move |x, y, into| {
             let start = ((y * 150 + x) * 4) as usize;
             into.copy_from_slice(&bytes[start..start + into.len()]);
@@ -202,6 +311,52 @@ mod tests {
         drawn_on[0] ^= 2;
         assert_eq!(rebuild(&mut copy, SIZE, &tiles, base_of(&drawn_on)), 1);
         assert_eq!(rebuild(&mut copy, SIZE, &tiles, |_, _, _| false), 4);
+    }
+
+    /// Large enough for several threads, and of no whole number of tiles.
+    #[test]
+    fn a_large_picture_is_read_in_long_pieces_and_comes_back() {
+        let size = Size {
+            width: 1000,
+            height: 700,
+        };
+        let guest: Vec<u8> = (0..1000 * 700_u32)
+            .flat_map(|at| (at.wrapping_mul(0x9e37_79b9) | 1).to_le_bytes())
+            .collect();
+        assert!(guest.len() > SHARED_BYTES_MIN);
+        let mut host = guest.clone();
+        for part in rects(1000, 700).step_by(7) {
+            host[size.rows(part).last().unwrap().start] ^= 0x10; // in the last row of every seventh tile
+        }
+        let reads = AtomicUsize::new(0);
+        let base = |x: u32, y: u32, into: &mut [u8]| {
+            reads.fetch_add(1, Ordering::Relaxed);
+            let start = (y as usize * 1000 + x as usize) * 4;
+            into.copy_from_slice(&guest[start..start + into.len()]);
+            true
+        };
+        let tiles = survey(&host, size, base);
+        assert_eq!(reads.swap(0, Ordering::Relaxed), 700, "a read for each row");
+        for (index, (tile, part)) in tiles.iter().zip(rects(1000, 700)).enumerate() {
+            let checksum = size
+                .rows(part)
+                .fold(0, |sum, row| crc32c_append(sum, &host[row]));
+            let expected = if index % 7 == 0 {
+                Tile::Carried
+            } else {
+                Tile::Same(checksum)
+            };
+            assert_eq!(*tile, expected, "{part:?}");
+        }
+
+        let mut copy = vec![0; host.len()];
+        for row in carried(size, &tiles) {
+            copy[row.clone()].copy_from_slice(&host[row]);
+        }
+        assert_eq!(rebuild(&mut copy, size, &tiles, base), 0);
+        assert!(copy == host);
+        // 16 tiles a row, of which two or three are carried: at most four pieces.
+        assert!(reads.into_inner() <= 4 * 700);
     }
 
     #[test]
