@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tests::daemon_runner::Daemon;
-use tests::gpu::display::Display;
+use tests::daemon_runner::{DEADLINE, Daemon};
+use tests::gpu::display::{Display, Seen};
 use tests::gpu::driver::Driver;
 use tests::gpu::picture::Picture;
 use tests::gpu::start_daemon;
@@ -112,6 +112,39 @@ fn a_question_that_is_never_answered_holds_up_nobody() -> Result<()> {
     let edid = driver.expect(OK_EDID, &wire::get_edid(1))?;
     assert_eq!(edid.body, display.edid(1));
     Ok(())
+}
+
+/// A large picture passes through a buffer as large, which is given back when nothing has been said for a while.
+#[test]
+fn a_display_that_has_seen_a_large_picture_costs_no_memory() -> Result<()> {
+    const SIDE: u32 = 2048;
+    let bytes = u64::from(SIDE) * u64::from(SIDE) * 4;
+    let (daemon, display, mut driver) = guest()?;
+    let canvas = Canvas::new(&mut driver, SIDE, SIDE)?;
+    let expected = canvas.fill(&mut driver, 0x0012_3456)?;
+    display.wait("the picture", shows(expected))?;
+    // The resource and what is seen of it; and half of another one for all the rest.
+    let end = Instant::now() + DEADLINE;
+    while daemon.resident_kib()? * 1024 > 2 * bytes + bytes / 2 {
+        ensure!(
+            Instant::now() < end,
+            "{} KiB are still in use",
+            daemon.resident_kib()?
+        );
+        thread::sleep(WATCH);
+    }
+    // It is there again when it is wanted.
+    let expected = canvas.fill(&mut driver, 0x0065_4321)?;
+    display.wait("the next", shows(expected))?;
+    Ok(())
+}
+
+/// Whether head 0 shows this.
+fn shows(expected: Picture) -> impl FnMut(&Seen) -> bool {
+    move |seen| {
+        let head = seen.heads.first();
+        head.is_some_and(|head| head.picture.as_ref() == Some(&expected))
+    }
 }
 
 /// What can happen while a question is open.

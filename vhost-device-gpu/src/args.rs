@@ -13,6 +13,9 @@ use crate::wire::SCANOUTS_MAX;
 /// What a state has besides pixels, in bytes: backings, tiles, and room to spare.
 const STATE_REST_BYTES: u64 = 64 << 20;
 
+/// Greatest `--max-hostmem`: sixteen screens of the largest size, four times. More is a slip of the pen, and would let a guest take all of the host.
+const HOST_BYTES_LIMIT: u64 = 64 << 30;
+
 /// A command line that cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArgsError {
@@ -34,8 +37,9 @@ pub struct GpuArgs {
     #[arg(long)]
     pub migratable: bool,
 
-    /// Host memory that the guest may use for resources, in bytes; what is on the screens may take as much again
-    #[arg(long, value_name = "BYTES", default_value_t = HOST_BYTES_MAX)]
+    /// Host memory that the guest may use for resources, in bytes; what is on the screens may take as much again; at most 64 GiB
+    #[arg(long, value_name = "BYTES", default_value_t = HOST_BYTES_MAX,
+        value_parser = clap::value_parser!(u64).range(..=HOST_BYTES_LIMIT))]
     pub max_hostmem: u64,
 
     /// Greatest number of scanouts. QEMU decides how many the guest sees
@@ -128,6 +132,7 @@ mod tests {
         for words in [
             &["--max-outputs=0"][..],
             &["--max-outputs=17"],
+            &["--max-hostmem=68719476737"],
             &["--state-pixels=some"],
             &["--headless", "--headless"],
             &["--screenshot-dir=/nowhere"],

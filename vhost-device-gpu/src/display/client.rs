@@ -19,14 +19,20 @@ use crate::wire::CONTROL_RING;
 /// How soon a closed gate is tried again: it may be opened without the device being told, after a suspension that failed.
 const GATE_RETRY: Duration = Duration::from_millis(20);
 
+/// Room for a message that is always kept, and how long more than that is kept by somebody who may be in the middle of a film.
+const KEPT_BYTES: usize = 256 << 10;
+const KEPT_FOR: Duration = Duration::from_secs(1);
+
 pub(super) struct Client {
     shared: Arc<Shared>,
     link: Option<Arc<UnixStream>>,
     /// Number of the socket behind `link`.
     connection: u64,
-    /// A message, and how much of it was sent. Its room is used again and again.
+    /// A message, and how much of it was sent. Its room is used again and again, but a large one not kept for ever.
     out: Vec<u8>,
     sent: usize,
+    /// When something was sent.
+    used: Instant,
     /// What was read and is not a whole reply yet.
     input: Vec<u8>,
 }
@@ -65,6 +71,7 @@ impl Client {
             connection: 0,
             out: Vec::new(),
             sent: 0,
+            used: Instant::now(),
             input: Vec::new(),
         }
     }
@@ -99,7 +106,7 @@ impl Client {
             inner.idle = true;
             return Step::Wait {
                 listen: false,
-                until: None,
+                until: self.release(),
             };
         };
         if inner.questions.expire(Instant::now(), self.link.is_some()) {
@@ -109,10 +116,24 @@ impl Client {
             return Step::Send(guest);
         }
         inner.idle = true;
+        let wakings = [inner.questions.deadline(), self.release()];
         Step::Wait {
             listen: self.link.is_some(),
-            until: inner.questions.deadline(),
+            until: wakings.into_iter().flatten().min(),
         }
+    }
+
+    /// Gives a large room back that nothing was sent from for a while; when to try again, if that is not now.
+    fn release(&mut self) -> Option<Instant> {
+        let due = self.used + KEPT_FOR;
+        if self.out.capacity() <= KEPT_BYTES {
+            return None;
+        }
+        if Instant::now() < due {
+            return Some(due);
+        }
+        self.out.shrink_to(KEPT_BYTES);
+        None
     }
 
     /// Whether there is a message now.
@@ -139,6 +160,7 @@ impl Client {
         match result.map_err(std::io::Error::from) {
             Ok(sent) => {
                 self.sent += sent;
+                self.used = Instant::now();
                 if self.sent >= self.out.len() {
                     self.out.clear();
                     self.sent = 0;

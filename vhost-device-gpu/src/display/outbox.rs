@@ -4,6 +4,8 @@
 //! (hw/display/vhost-user-gpu.c, `vhost_user_gpu_handle_display`). So: first all sizes, then each new picture whole, then the
 //! cursors, then what has changed, screen after screen. Knows no socket.
 
+use common::report::Sparse;
+
 use super::protocol::{Request, begin};
 use crate::screens::{CURSOR_BYTES, Head, Picture, Screens};
 use crate::two_d::tiles::Size;
@@ -11,6 +13,9 @@ use crate::wire::Rect;
 
 /// What an `UPDATE` has besides pixels, in bytes, and more.
 const ROOM_FOR_REST: usize = 64;
+
+/// Updates that had to wait: a guest can ask for one whenever it likes.
+static NO_MEMORY: Sparse = Sparse::new();
 
 /// Puts the next message into `out`; false if there is nothing to tell.
 pub(crate) fn compose(screens: &mut Screens, out: &mut Vec<u8>) -> bool {
@@ -68,9 +73,11 @@ fn update(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
     let bytes = part.width as usize * part.height as usize * 4;
     out.clear();
     if out.try_reserve(bytes + ROOM_FOR_REST).is_err() {
-        log::error!(
-            "host: no memory to tell the display of {bytes} bytes; that waits for the next change"
-        );
+        if let Some(count) = NO_MEMORY.count() {
+            log::error!(
+                "host: no memory to tell the display of {bytes} bytes; that waits for the next change ({count} times so far)"
+            );
+        }
         head.news.damage = Some(part);
         return false;
     }

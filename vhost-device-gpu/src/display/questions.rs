@@ -3,7 +3,7 @@
 //! The command stays on its ring until there is an answer, so that a suspension finds nothing popped: after it the command is
 //! popped again, and asked again on the new socket. One question at a time, for the ring is served in order. QEMU does not
 //! answer `GET_EDID` for a scanout that it does not have (`vhost_user_gpu_get_edid`), so a question that is always answered
-//! follows each. Knows no socket and no ring.
+//! follows each; and since it logs an error each time, such a scanout is asked for once on each socket. Knows no socket and no ring.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -92,6 +92,8 @@ pub(crate) struct Questions {
     serial: u64,
     owed: VecDeque<Owed>,
     features: Features,
+    /// Scanouts that the front-end of this socket does not have.
+    absent: [bool; SCANOUTS_MAX],
     /// Nobody answers: what is known is all there is.
     alone: bool,
     /// The scanouts as last seen.
@@ -121,6 +123,7 @@ impl Questions {
             serial: 0,
             owed: VecDeque::new(),
             features: Features::Unknown,
+            absent: [false; SCANOUTS_MAX],
             alone,
             info: None,
             edids: Default::default(),
@@ -182,6 +185,7 @@ impl Questions {
     pub(crate) fn reconnect(&mut self) {
         self.owed.clear();
         self.features = Features::Unknown;
+        self.absent = [false; SCANOUTS_MAX];
         if let Some(current) = &mut self.current
             && let Stage::Asked = current.stage
         {
@@ -258,6 +262,12 @@ impl Questions {
                 current.stage = Stage::Asked;
                 self.owe(Request::GetDisplayInfo, serial, 0);
             }
+            (Question::Edid(scanout), Features::Accepted(FEATURE_EDID))
+                if self.absent.get(scanout) == Some(&true) =>
+            {
+                current.stage = Stage::Answered(Reply::NoSuchScanout);
+                return Composed::Answered;
+            }
             (Question::Edid(scanout), Features::Accepted(FEATURE_EDID)) => {
                 begin(
                     out,
@@ -313,6 +323,9 @@ impl Questions {
             // Only that goes unanswered.
             if owed.request != Request::GetEdid {
                 break;
+            }
+            if let Some(absent) = self.absent.get_mut(owed.scanout) {
+                *absent = true;
             }
             answered |= self.settle(owed, Reply::NoSuchScanout);
         }
