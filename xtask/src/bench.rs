@@ -7,6 +7,7 @@
 
 mod cost;
 mod fio;
+mod fs;
 mod gpu;
 mod peers;
 mod report;
@@ -21,6 +22,8 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// virtio-fs: ours, virtiofsd as it comes and at its best, and the bare system calls
+    Fs(fs::Options),
     /// virtio-gpu: ours, QEMU's vhost-user-gpu, and memcpy
     Gpu,
     /// virtio-scsi: ours, rust-vmm's vhost-device-scsi, qemu-storage-daemon (vhost-user-blk), and fio on the bare file
@@ -33,6 +36,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         return optimized();
     }
     match command {
+        Command::Fs(options) => fs::run(options)?,
         Command::Gpu => gpu::run()?,
         Command::Scsi(options) => scsi::run(options)?,
     }

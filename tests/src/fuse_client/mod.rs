@@ -9,6 +9,7 @@ mod files;
 mod reply_sizes;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -100,7 +101,16 @@ impl Client {
     /// A guest that has just booted, on the daemon behind `frontend`; [`init`](Self::init) comes next.
     pub fn boot(frontend: Frontend) -> anyhow::Result<Self> {
         let memory = Memory::new(&[16 << 20, 16 << 20])?;
-        let machine = Machine::boot(frontend, &memory, 256, 0)?;
+        Self::boot_in(frontend, &memory, 256)
+    }
+
+    /// [`boot`](Self::boot) in this memory, with rings of `ring_size` descriptors.
+    pub fn boot_in(
+        frontend: Frontend,
+        memory: &Arc<Memory>,
+        ring_size: u16,
+    ) -> anyhow::Result<Self> {
+        let machine = Machine::boot(frontend, memory, ring_size, 0)?;
         Ok(Self {
             machine,
             unique: 0,

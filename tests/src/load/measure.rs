@@ -13,7 +13,7 @@ use super::{DESCRIPTORS, Load, Prepared, Work};
 use crate::guest::Memory;
 
 /// Longest time that is told apart, in nanoseconds.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+pub(super) const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// What a time of load came to.
 #[derive(Clone, Debug)]

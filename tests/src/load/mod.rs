@@ -1,4 +1,4 @@
-//! A load generator for disks behind vhost-user: virtio-scsi and virtio-blk, in a closed loop.
+//! A load generator for disks behind vhost-user: virtio-scsi and virtio-blk, in a closed loop; [`fs`] is the one for file systems.
 //!
 //! It is the guest's driver and nothing else: chains are written once into real rings and offered again as soon as they were used,
 //! by one thread for all rings, as one processor of a guest would. [`Load::measure`] asks how fast a device is and does not look at data;
@@ -6,10 +6,12 @@
 //!
 //! Knows the requests of both kinds of disk (`request.rs`); does not know which daemon it talks to.
 
+pub mod fs;
 mod measure;
 mod request;
 mod verify;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -86,6 +88,13 @@ struct Places {
 }
 
 impl Places {
+    fn new() -> Self {
+        Self {
+            state: 0x9e37_79b9_7f4a_7c15,
+            last: 0,
+        }
+    }
+
     fn next(&mut self, order: Order, count: u64) -> u64 {
         match order {
             Order::Random => {
@@ -110,10 +119,7 @@ impl Load {
             machine: Machine::boot(frontend, &memory, RING_SIZE, kind.features())?,
             kind,
             disk_bytes,
-            places: Places {
-                state: 0x9e37_79b9_7f4a_7c15,
-                last: 0,
-            },
+            places: Places::new(),
         };
         load.greet().context("the first requests")?;
         Ok(load)
@@ -205,36 +211,42 @@ impl Load {
     /// Sleeps until there is something on one of the first `rings` request rings.
     fn wait(&mut self, rings: usize) -> Result<()> {
         let first = self.kind.first_ring();
-        for ring in self.machine.rings().iter().skip(first).take(rings) {
-            if !ring.listen()? {
-                return Ok(());
-            }
-        }
-        let (_, calls) = self.machine.events();
-        let mut events: Vec<PollFd<'_>> = calls
-            .skip(first)
-            .take(rings)
-            .map(|call| PollFd::new(call, PollFlags::IN))
-            .collect();
-        let limit = Timespec {
-            tv_sec: PATIENCE_SECONDS,
-            tv_nsec: 0,
-        };
-        let ready = match poll(&mut events, Some(&limit)) {
-            Ok(0) => anyhow::bail!("no request was answered for {PATIENCE_SECONDS} seconds"),
-            Ok(_) => events
-                .iter()
-                .map(|event| !event.revents().is_empty())
-                .collect(),
-            Err(Errno::INTR) => Vec::new(),
-            Err(error) => return Err(error).context("waiting for the device"),
-        };
-        let rings = self.machine.rings().iter().skip(first);
-        for (ring, _) in rings.zip(ready).filter(|(_, ready)| *ready) {
-            ring.take_call()?;
-        }
-        Ok(())
+        wait_for_use(&mut self.machine, first..first + rings)
     }
+}
+
+/// Sleeps until the device has used something on one of these rings.
+fn wait_for_use(machine: &mut Machine, rings: Range<usize>) -> Result<()> {
+    let (first, count) = (rings.start, rings.len());
+    for ring in machine.rings().iter().skip(first).take(count) {
+        if !ring.listen()? {
+            return Ok(());
+        }
+    }
+    let (_, calls) = machine.events();
+    let mut events: Vec<PollFd<'_>> = calls
+        .skip(first)
+        .take(count)
+        .map(|call| PollFd::new(call, PollFlags::IN))
+        .collect();
+    let limit = Timespec {
+        tv_sec: PATIENCE_SECONDS,
+        tv_nsec: 0,
+    };
+    let ready = match poll(&mut events, Some(&limit)) {
+        Ok(0) => anyhow::bail!("no request was answered for {PATIENCE_SECONDS} seconds"),
+        Ok(_) => events
+            .iter()
+            .map(|event| !event.revents().is_empty())
+            .collect(),
+        Err(Errno::INTR) => Vec::new(),
+        Err(error) => return Err(error).context("waiting for the device"),
+    };
+    let rings = machine.rings().iter().skip(first);
+    for (ring, _) in rings.zip(ready).filter(|(_, ready)| *ready) {
+        ring.take_call()?;
+    }
+    Ok(())
 }
 
 /// Chains that are written, and what they need of guest memory.

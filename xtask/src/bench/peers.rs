@@ -2,7 +2,7 @@
 //!
 //! Knows how they are started; does not know what they are asked to do.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,7 @@ impl Backend {
     }
 }
 
-fn connect(process: &mut Process, socket: &PathBuf) -> Result<Frontend> {
+pub(super) fn connect(process: &mut Process, socket: &Path) -> Result<Frontend> {
     let end = Instant::now() + PATIENCE;
     loop {
         match Frontend::connect(socket) {

@@ -78,13 +78,13 @@ pub(super) fn table(cells: &[Cell]) -> String {
     let mut table = Table::new([
         "work",
         "participant",
-        "IOPS",
+        "per second",
         "spread",
         "p50 us",
         "p99 us",
         "p99.9 us",
-        "calls/IO",
-        "CPU us/IO",
+        "calls each",
+        "CPU us each",
         "ours is",
     ]);
     for cell in cells {

@@ -57,7 +57,7 @@ pub(crate) struct Options {
     only: Option<String>,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("0.01 to 3600 seconds".to_owned()),

@@ -1,0 +1,94 @@
+//! The file system daemons that are compared, each with a guest of its own, all on the same share at the same time.
+//!
+//! Knows how they are started; does not know what they are asked to do.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use tempfile::TempDir;
+use tests::daemon_runner::built;
+use tests::load::fs::FsLoad;
+use tests::qemu::process::{Process, tail};
+use tests::tools::virtiofsd_as_released;
+
+use super::super::peers::connect;
+
+/// Request rings of ours; virtiofsd has one.
+const RINGS: usize = 4;
+
+/// Ways to run virtiofsd: as it comes, without what costs it time and we do not have (a filter of system calls) or do not do (file
+/// handles), and with threads.
+const VIRTIOFSD: [(&str, &[&str]); 3] = [
+    ("virtiofsd", &[]),
+    (
+        "virtiofsd, lean",
+        &["--seccomp=none", "--inode-file-handles=never"],
+    ),
+    (
+        "virtiofsd, lean, 4 threads",
+        &[
+            "--seccomp=none",
+            "--inode-file-handles=never",
+            "--thread-pool-size=4",
+        ],
+    ),
+];
+
+/// A daemon, and a guest that uses it.
+pub(super) struct Backend {
+    pub(super) name: &'static str,
+    pub(super) load: FsLoad,
+    /// Rings that take requests.
+    pub(super) rings: usize,
+    process: Process,
+    _folder: TempDir,
+}
+
+/// All of them, ours first.
+pub(super) fn start(share: &Path) -> Result<Vec<Backend>> {
+    let ours = built("vhost-device-fs")?;
+    let rings = RINGS.to_string();
+    let options = ["--num-request-queues", &rings];
+    let mut all = vec![Backend::start("ours", &ours, share, &options)?];
+    let program = virtiofsd_as_released()?;
+    for (name, options) in VIRTIOFSD {
+        all.push(Backend::start(name, &program, share, options)?);
+    }
+    Ok(all)
+}
+
+impl Backend {
+    /// Without a sandbox, for with one the process that we start is not the one that works.
+    fn start(name: &'static str, program: &Path, share: &Path, options: &[&str]) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bench-").tempdir()?;
+        let socket = folder.path().join("socket");
+        let log = folder.path().join("log");
+        let mut command = Command::new(program);
+        command
+            .arg("--socket-path")
+            .arg(&socket)
+            .arg("--shared-dir")
+            .arg(share)
+            .args(["--sandbox", "none"])
+            .args(options);
+        let mut process = Process::start(name, &mut command, &log)?;
+        let load = connect(&mut process, &socket)
+            .and_then(FsLoad::boot)
+            .with_context(|| format!("{name}; its log ends with\n{}", tail(&log, 20)))?;
+        let mut backend = Self {
+            name,
+            load,
+            rings: 0,
+            process,
+            _folder: folder,
+        };
+        backend.rings = backend.load.request_rings();
+        Ok(backend)
+    }
+
+    pub(super) fn id(&self) -> Pid {
+        self.process.id()
+    }
+}
