@@ -219,6 +219,14 @@ impl Client {
         })
     }
 
+    /// Whether the answer is there.
+    pub fn is_answered(&mut self, ticket: &Ticket) -> anyhow::Result<bool> {
+        for used in self.machine.ring(ticket.ring)?.collect()? {
+            self.used.insert((ticket.ring, used.head), used);
+        }
+        Ok(self.used.contains_key(&(ticket.ring, ticket.head)))
+    }
+
     /// Waits for the answer; returns what follows the reply's header.
     pub fn wait(&mut self, ticket: Ticket) -> Answer<Vec<u8>> {
         let (opcode, unique) = (ticket.opcode, ticket.unique);

@@ -6,15 +6,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use common::protocol::messages::{DirtyLog, feature};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use tempfile::TempDir;
 use tests::daemon_runner::{DEADLINE, Daemon, built};
 use tests::fuse_client::{Answer, Client, encode};
 use tests::guest::machine::Manner;
+use tests::qemu::process::POLL_INTERVAL;
 use tests::tools;
-use vhost_device_fs::fuse::abi::{MAJOR_VERSION, Opcode, WriteIn, init};
+use vhost_device_fs::fuse::abi::{InitOut, MAJOR_VERSION, Opcode, WriteIn, init};
 
 /// What a recent guest can do, and what makes a difference here.
 pub(crate) const GUEST: u64 = init::BIG_WRITES
@@ -48,6 +49,8 @@ pub(crate) struct Device {
     share: PathBuf,
     pub(crate) client: Client,
     pub(crate) daemon: Daemon,
+    /// What was agreed on with the guest.
+    session: InitOut,
 }
 
 impl Device {
@@ -64,6 +67,7 @@ impl Device {
             share: share.to_owned(),
             client,
             daemon,
+            session,
         })
     }
 
@@ -115,6 +119,26 @@ impl Device {
         let logging = if on { feature::LOG_ALL } else { 0 };
         let features = machine.features() | logging;
         Ok(machine.frontend().set_features(features)?)
+    }
+
+    /// SETXATTR in the form that was agreed on.
+    pub(crate) fn set_xattr(&mut self, nodeid: u64, name: &str, value: &[u8]) -> Answer<()> {
+        let size = u32::try_from(value.len()).context("too long a value")?;
+        let flags = u64::from(self.session.flags) | u64::from(self.session.flags2) << 32;
+        let mut body = [size.to_le_bytes(), [0; 4]].concat();
+        if flags & init::SETXATTR_EXT != 0 {
+            body.extend([0; 8]);
+        }
+        body.extend([name.as_bytes(), b"\0", value].concat());
+        let ticket = self.client.send(Opcode::SetXattr, nodeid, &body)?;
+        while !self.client.is_answered(&ticket)? {
+            let ended = self.daemon.status()?;
+            if let Some(status) = ended {
+                return Err(anyhow!("the daemon has ended: {status}").into());
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        self.client.wait(ticket).map(|_empty| ())
     }
 
     /// WRITE of what the guest held back in its page cache.

@@ -1,11 +1,34 @@
 //! What was agreed on in INIT holds after a migration, where no INIT is sent.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use tests::fuse_client::{ROOT, encode};
 use vhost_device_fs::fuse::abi::{CreateIn, ExtensionHeader, Opcode, SecurityContextHeader};
 
 use super::rig::{Device, Maker};
 use super::{Peer, judge};
+
+/// With POSIX ACLs SETXATTR has a longer form.
+fn extended_setxattr(maker: Maker) -> Result<()> {
+    let share = tempfile::tempdir()?;
+    fs::write(share.path().join("file"), "")?;
+    let options = ["--xattr", "--posix-acl=always"];
+    let mut device = Device::boot(maker, share.path(), &options)?;
+    let nodeid = device.client.lookup(ROOT, "file")?.nodeid;
+    for value in ["first", "second"] {
+        device.set_xattr(nodeid, "user.a", value.as_bytes())?;
+        let read = device.client.get_xattr(nodeid, "user.a")?;
+        ensure!(read == value.as_bytes(), "{read:?}");
+        device.migrate()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn t1_attributes_are_set_in_the_form_that_was_agreed_on() -> Result<()> {
+    judge(Peer::Fails("the daemon has ended"), extended_setxattr)
+}
 
 /// CREATE with a label, as a guest with `SELinux` sends it.
 fn create_with_label(device: &mut Device, name: &str) -> Result<()> {
