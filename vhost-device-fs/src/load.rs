@@ -15,7 +15,8 @@ use common::device::LoadError;
 use crate::config::{Config, MigrationOnError};
 use crate::fuse::session::{SessionMismatch, SessionOptions};
 use crate::passthrough::{FileSystem, Tables};
-use crate::state::{FsState, SessionV1};
+use crate::save::configuration;
+use crate::state::{Difference, FsState, SessionV1};
 
 /// Reasons that are told; the rest is counted.
 const REASONS_MAX: usize = 10;
@@ -29,6 +30,9 @@ pub enum Mismatch {
     /// Extended attributes.
     #[error("the source has --xattr, and this back-end has not")]
     Xattr,
+    /// Names or numbers of the guest's would mean something else on this host.
+    #[error("{} of the source is not this back-end's: {}", .0.option, entry(.0))]
+    Configuration(Difference),
     /// A guest that may write would not be able to.
     #[error("this back-end has --readonly, and the source has not")]
     ReadOnly,
@@ -52,6 +56,21 @@ pub enum Mismatch {
         /// The limit of this back-end.
         descriptors_max: u32,
     },
+}
+
+/// Which entry makes the difference, for the operator.
+fn entry(difference: &Difference) -> String {
+    let Difference {
+        option: _,
+        entry,
+        at_source,
+        here,
+    } = *difference;
+    match (at_source, here) {
+        (true, false) => format!("entry {entry} is only at the source"),
+        (false, true) => format!("entry {entry} is only here"),
+        _ => format!("entry {entry} is another one"),
+    }
 }
 
 /// Inodes and handles that could not be carried over, with the first reasons.
@@ -98,6 +117,8 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     let descriptors_max = config.descriptors_held_max();
     if state.share.xattr && !config.xattr {
         Err(Mismatch::Xattr)
+    } else if let Some(difference) = state.configuration.difference(&configuration(config)) {
+        Err(Mismatch::Configuration(difference))
     } else if config.readonly && !state.share.readonly {
         Err(Mismatch::ReadOnly)
     } else if bytes > bytes_max {

@@ -4,6 +4,7 @@
 //! A walk of memory, but for what only lives in descriptors: the data of files without a name, and how far
 //! directories were read.
 
+mod configuration;
 mod orphans;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -18,6 +19,7 @@ use crate::operations::ROOT_NODEID;
 use crate::passthrough::{Directory, FileSystem, Handle, Tables, Target};
 use crate::state::{FsState, HandleV1, LocationV1, MountV1, NameV1, NodeV1, SessionV1, ShareV1};
 use crate::store::{NodeImage, Numbered};
+pub(crate) use configuration::configuration;
 use orphans::{Captured, OrphanError};
 
 /// Greatest number of lookups that is believed; no guest gets there.
@@ -58,6 +60,7 @@ pub(crate) fn save(file_system: &FileSystem) -> Result<FsState, SaveError> {
             readonly: config.readonly,
         },
         session: file_system.session().map(session),
+        configuration: configuration(config),
         mounts: tables
             .mounts
             .all()

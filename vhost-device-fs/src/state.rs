@@ -4,14 +4,15 @@
 //! |---|---|
 //! | `FSYS` | one [`ShareV1`] |
 //! | `SESS` | one [`SessionV1`], if the guest had begun a session |
+//! | `CONF` | one [`ConfigurationV1`], if any of its options was given; since version 2 |
 //! | `MNTS` | table of [`MountV1`], numbered from 0 |
 //! | `INOD` | table of [`NodeV1`]; the root is the first, and a directory comes before what is in it |
 //! | `HNDL` | table of [`HandleV1`] |
 //! | `ORPH` | table of [`OrphanV1`] |
 //! | `ODAT` | the data of all orphans, one after the other |
 //!
-//! All are critical and all but `SESS` must be there. A released struct never changes: a new version of a section
-//! takes its place. What the sections say is believed only after [`FsState::validate`].
+//! All are critical and all but `SESS` and `CONF` must be there. A released struct never changes: a new version of a section
+//! takes its place. A section that is only there if it is needed leaves all other states to older readers. What the sections say is believed only after [`FsState::validate`].
 
 use common::state::{
     DeviceKind, Importance, SchemaSupport, Section, StateError, StateReader, StateSchema,
@@ -19,12 +20,17 @@ use common::state::{
 };
 use serde::{Deserialize, Serialize};
 
+mod configuration;
 mod rules;
 
+pub use crate::state::configuration::{
+    ConfigurationV1, Difference, IdRangeV1, IdTargetV1, XattrActionV1, XattrRuleV1,
+};
 pub use crate::state::rules::ForgedState;
 
 const SHARE: Tag = Tag::new(*b"FSYS");
 const SESSION: Tag = Tag::new(*b"SESS");
+const CONFIGURATION: Tag = Tag::new(*b"CONF");
 const MOUNTS: Tag = Tag::new(*b"MNTS");
 const NODES: Tag = Tag::new(*b"INOD");
 const HANDLES: Tag = Tag::new(*b"HNDL");
@@ -32,12 +38,14 @@ const ORPHANS: Tag = Tag::new(*b"ORPH");
 const ORPHAN_DATA: Tag = Tag::new(*b"ODAT");
 
 /// The state of a file system device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FsState {
     /// The share, and what the source's operator wanted of it.
     pub share: ShareV1,
     /// What the guest and the source agreed on.
     pub session: Option<SessionV1>,
+    /// The options that decide what the guest's names and numbers mean on the host.
+    pub configuration: ConfigurationV1,
     /// The source's mounts below the share.
     pub mounts: Vec<MountV1>,
     /// The inodes that the guest knows.
@@ -48,6 +56,33 @@ pub struct FsState {
     pub orphans: Vec<OrphanV1>,
     /// Their data, in their order and in the order of their extents.
     pub orphan_data: Vec<u8>,
+}
+
+/// What came later than version 1 is only there if it is not empty, so that the texts of older states stay true.
+impl std::fmt::Debug for FsState {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            share,
+            session,
+            configuration,
+            mounts,
+            nodes,
+            handles,
+            orphans,
+            orphan_data,
+        } = self;
+        let mut text = formatter.debug_struct("FsState");
+        text.field("share", share).field("session", session);
+        if !configuration.is_empty() {
+            text.field("configuration", configuration);
+        }
+        text.field("mounts", mounts)
+            .field("nodes", nodes)
+            .field("handles", handles)
+            .field("orphans", orphans)
+            .field("orphan_data", orphan_data)
+            .finish()
+    }
 }
 
 /// The share, and those options that the guest would notice.
@@ -205,14 +240,20 @@ pub struct ExtentV1 {
 
 impl StateSchema for FsState {
     const KIND: DeviceKind = DeviceKind::Fs;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     const VERSION_OLDEST: u16 = 1;
     const SUPPORT: SchemaSupport = SchemaSupport::Savable;
+
+    /// An older reader refuses what version 2 has added by its name, where it is there.
+    fn reader_oldest(_version: u16) -> u16 {
+        1
+    }
 
     fn write(&self, out: &mut StateWriter<'_>) -> Result<(), StateError> {
         let Self {
             share,
             session,
+            configuration,
             mounts,
             nodes,
             handles,
@@ -224,6 +265,17 @@ impl StateSchema for FsState {
         if let Some(session) = session {
             out.section(SESSION, 1, critical, session)?;
         }
+        if !configuration.is_empty() {
+            if out.version() < 2 {
+                return Err(StateError::NotInVersion {
+                    kind: Self::KIND,
+                    asked: out.version(),
+                    what: "--xattrmap, --translate-uid or --translate-gid",
+                    since: 2,
+                });
+            }
+            out.section(CONFIGURATION, 1, critical, configuration)?;
+        }
         out.table(MOUNTS, 1, critical, mounts)?;
         out.table(NODES, 1, critical, nodes)?;
         out.table(HANDLES, 1, critical, handles)?;
@@ -234,6 +286,7 @@ impl StateSchema for FsState {
     fn read(input: &mut StateReader<'_>) -> Result<Self, StateError> {
         let mut share = None;
         let mut session = None;
+        let mut configuration = None;
         let mut mounts = None;
         let mut nodes = None;
         let mut handles = None;
@@ -243,6 +296,7 @@ impl StateSchema for FsState {
             match (section.tag, section.version) {
                 (SHARE, 1) => once(&mut share, &section)?,
                 (SESSION, 1) => once(&mut session, &section)?,
+                (CONFIGURATION, 1) => once(&mut configuration, &section)?,
                 (MOUNTS, 1) => more(&mut mounts, &section)?,
                 (NODES, 1) => more(&mut nodes, &section)?,
                 (HANDLES, 1) => more(&mut handles, &section)?,
@@ -256,6 +310,7 @@ impl StateSchema for FsState {
         Ok(Self {
             share: required(share, SHARE)?,
             session,
+            configuration: configuration.unwrap_or_default(),
             mounts: required(mounts, MOUNTS)?,
             nodes: required(nodes, NODES)?,
             handles: required(handles, HANDLES)?,

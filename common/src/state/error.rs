@@ -115,6 +115,18 @@ pub enum StateError {
         /// The newest version known here.
         newest: u16,
     },
+    /// We were told to write a version that is too old for what there is to write.
+    #[error("version {asked} of the {kind} state cannot hold {what}, version {since} can")]
+    NotInVersion {
+        /// The device.
+        kind: DeviceKind,
+        /// What was asked for.
+        asked: u16,
+        /// What would be lost.
+        what: &'static str,
+        /// The oldest version that has it.
+        since: u16,
+    },
     /// The device's state cannot be saved at all, thus no stream of it can be sound.
     #[error("the {kind} device has state that cannot be saved")]
     NotMigratable {
@@ -345,6 +357,7 @@ impl StateError {
             | Self::ReaderTooOld { .. }
             | Self::VersionTooOld { .. }
             | Self::VersionNotWritten { .. }
+            | Self::NotInVersion { .. }
             | Self::UnknownSection { .. } => Fault::Version,
             Self::Device { .. } => Fault::Device,
             Self::NotMigratable { .. }

@@ -45,7 +45,8 @@ pub trait StateSchema: Sized + Send + 'static {
 
     /// The oldest reader that understands what `write` writes for `version`. An older one would lose
     /// something; it refuses the stream. Less than `version` only where a version added nothing but
-    /// [`Optional`](super::Importance::Optional) sections.
+    /// [`Optional`](super::Importance::Optional) sections, and critical ones that are not there unless they are needed: an
+    /// older reader refuses those by their name.
     fn reader_oldest(version: u16) -> u16 {
         version
     }

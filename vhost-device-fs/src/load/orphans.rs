@@ -1,5 +1,6 @@
 //! Inodes without a name, made anew on this host. Nothing of them is left when they are closed.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -127,6 +128,17 @@ fn fill(file: &OwnedFd, orphan: &OrphanV1, data: &[u8]) -> FsResult<()> {
     rustix::fs::ftruncate(file, orphan.size)
 }
 
+/// Takes away what the place where an orphan was made anew has given to it.
+fn remove_inherited_acls(path: &CStr) -> FsResult<()> {
+    for name in [c"system.posix_acl_access", c"system.posix_acl_default"] {
+        match rustix::fs::removexattr(path, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
 fn set_attributes(descriptor: BorrowedFd<'_>, orphan: &OrphanV1) -> FsResult<()> {
     let OrphanV1 {
         nodeid: _,
@@ -142,6 +154,7 @@ fn set_attributes(descriptor: BorrowedFd<'_>, orphan: &OrphanV1) -> FsResult<()>
     } = orphan;
     let path = ProcPath::new(descriptor);
     let path = path.as_c_str();
+    remove_inherited_acls(path)?;
     let owner = Some(Uid::from_raw(*uid));
     let group = Some(Gid::from_raw(*gid));
     rustix::fs::chownat(descriptor, c"", owner, group, AtFlags::EMPTY_PATH)?;

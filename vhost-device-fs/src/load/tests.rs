@@ -15,6 +15,8 @@ use super::*;
 use crate::operations::{Caller, Entry, Extensions, FsResult, ROOT_NODEID, SetAttributes};
 use crate::save::save;
 
+mod identity;
+
 const ROOT: Caller = Caller {
     uid: 0,
     gid: 0,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use common::state::golden::check;
+use common::state::{Limits, read_state, write_state};
 
 use super::*;
 
@@ -133,6 +134,7 @@ fn typical() -> FsState {
             congestion_threshold: 49_149,
             time_granularity_ns: 1,
         }),
+        configuration: ConfigurationV1::default(),
         mounts: vec![
             MountV1 {
                 file_system: 0xef53,
@@ -156,6 +158,37 @@ fn typical() -> FsState {
     }
 }
 
+/// With names and ids that are others on the host.
+fn configured() -> FsState {
+    let rule = |action, client, server, key: &[u8], prepend: &[u8]| XattrRuleV1 {
+        action,
+        client,
+        server,
+        key: key.to_vec(),
+        prepend: prepend.to_vec(),
+    };
+    let range = |first, count, target| IdRangeV1 {
+        first,
+        count,
+        target,
+    };
+    FsState {
+        configuration: ConfigurationV1 {
+            xattr_rules: vec![
+                rule(XattrActionV1::Prefix, true, true, b"trusted.", b"user.vm."),
+                rule(XattrActionV1::Bad, true, false, b"user.vm.", b""),
+                rule(XattrActionV1::Unsupported, false, true, b"", b"trusted."),
+                rule(XattrActionV1::Ok, true, true, b"", b""),
+            ],
+            users_to_host: vec![range(31, 32, IdTargetV1::From(33))],
+            users_to_guest: vec![range(35, 36, IdTargetV1::Squash(37))],
+            groups_to_host: vec![range(41, 42, IdTargetV1::Forbidden)],
+            groups_to_guest: vec![range(45, 46, IdTargetV1::From(47))],
+        },
+        ..typical()
+    }
+}
+
 /// A guest that was never started.
 fn fresh() -> FsState {
     FsState {
@@ -166,6 +199,7 @@ fn fresh() -> FsState {
             readonly: true,
         },
         session: None,
+        configuration: ConfigurationV1::default(),
         mounts: vec![MountV1 {
             file_system: 0x5846_5342,
         }],
@@ -179,9 +213,94 @@ fn fresh() -> FsState {
 #[test]
 fn golden_states() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    check(&folder, &[("fresh", fresh()), ("typical", typical())]);
-    assert_eq!(fresh().validate(), Ok(()));
-    assert_eq!(typical().validate(), Ok(()));
+    let samples = [
+        ("fresh", fresh()),
+        ("typical", typical()),
+        ("configured", configured()),
+    ];
+    check(&folder, &samples);
+    for (_, sample) in samples {
+        assert_eq!(sample.validate(), Ok(()));
+    }
+}
+
+/// What a program that was built before version 2 makes of a stream.
+#[derive(Debug)]
+struct Version1;
+
+impl StateSchema for Version1 {
+    const KIND: DeviceKind = DeviceKind::Fs;
+    const VERSION: u16 = 1;
+    const VERSION_OLDEST: u16 = 1;
+    const SUPPORT: SchemaSupport = SchemaSupport::Savable;
+
+    fn write(&self, _out: &mut StateWriter<'_>) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn read(input: &mut StateReader<'_>) -> Result<Self, StateError> {
+        let known = [SHARE, SESSION, MOUNTS, NODES, HANDLES, ORPHANS, ORPHAN_DATA];
+        while let Some(section) = input.next_section()? {
+            if !known.contains(&section.tag) {
+                input.unknown(&section)?;
+            }
+        }
+        Ok(Self)
+    }
+}
+
+#[test]
+fn older_readers_read_what_they_understand_and_refuse_the_rest_by_name() {
+    let read = |state: &FsState| {
+        let mut bytes = Vec::new();
+        write_state(state, FsState::VERSION, &mut bytes).unwrap();
+        read_state::<Version1>(&mut bytes.as_slice(), &Limits::default())
+    };
+    assert!(read(&typical()).is_ok());
+    let refusal = read(&configured()).unwrap_err();
+    let named = matches!(refusal, StateError::UnknownSection { tag, .. } if tag == CONFIGURATION);
+    assert!(named, "{refusal}");
+}
+
+#[test]
+fn version_1_cannot_hold_a_configuration() {
+    let mut bytes = Vec::new();
+    assert!(write_state(&typical(), 1, &mut bytes).is_ok());
+    let refusal = write_state(&configured(), 1, &mut Vec::new()).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "version 1 of the fs state cannot hold --xattrmap, --translate-uid or --translate-gid, version 2 can"
+    );
+}
+
+#[test]
+fn the_first_difference_of_two_configurations_is_found() {
+    let source = configured().configuration;
+    assert_eq!(source.difference(&source), None);
+    let differs = |change: fn(&mut ConfigurationV1)| {
+        let mut here = source.clone();
+        change(&mut here);
+        let difference = source.difference(&here).unwrap();
+        let Difference {
+            option,
+            entry,
+            at_source,
+            here,
+        } = difference;
+        (option, entry, at_source, here)
+    };
+    let changed = differs(|here| here.xattr_rules[1].client = false);
+    assert_eq!(changed, ("--xattrmap", 2, true, true));
+    let fewer = differs(|here| here.xattr_rules.clear());
+    assert_eq!(fewer, ("--xattrmap", 1, true, false));
+    let more = differs(|here| here.users_to_host.push(here.users_to_guest[0]));
+    assert_eq!(more, ("--translate-uid", 2, false, true));
+    let other = differs(|here| here.users_to_guest[0].target = IdTargetV1::From(38));
+    assert_eq!(other, ("--translate-uid", 2, true, true));
+    let group = differs(|here| here.groups_to_host[0].count += 1);
+    assert_eq!(group, ("--translate-gid", 1, true, true));
+    let group = differs(|here| here.groups_to_guest.clear());
+    assert_eq!(group, ("--translate-gid", 2, true, false));
 }
 
 #[track_caller]
