@@ -17,7 +17,7 @@ use rustix::fs::XattrFlags;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
-use tests::bridge::Bridge;
+use tests::bridge::{Bridge, IdMapped};
 use tests::daemon_runner::Daemon;
 use tests::fuse_client::{Client, ROOT, encode};
 use tests::guest::Manner;
@@ -331,6 +331,35 @@ fn attributes_are_called_what_the_operator_says() -> Result<()> {
     mounted.is_refused(&["--xattr"], "--xattrmap")?;
     mounted.is_refused(&["--xattrmap=:map:trusted.:user.other.:"], "--xattrmap")?;
     drop(kept);
+    mounted.bridge.unmount()?;
+    Ok(())
+}
+
+#[test]
+fn owners_are_others_in_an_idmapped_mount_of_the_guest() -> Result<()> {
+    let mut mounted = Mounted::new(&[])?;
+    let elsewhere = tempfile::tempdir()?;
+    // The kernel lets nobody write into a directory of somebody who is not in the map.
+    chown(mounted.bridge.mountpoint(), Some(1_000), Some(1_000))?;
+    let map = (1_000, 2_000, 10);
+    let idmapped = IdMapped::mount(mounted.bridge.mountpoint(), elsewhere.path(), map)?;
+    let owner = |path: &Path| -> Result<(u32, u32)> {
+        let metadata = fs::metadata(path)?;
+        Ok((metadata.uid(), metadata.gid()))
+    };
+    for round in 0..2 {
+        let name = format!("file-{round}");
+        let mapped = elsewhere.path().join(&name);
+        as_user((2_001, 2_002, &[]), || fs::write(&mapped, "text"))?;
+        assert_eq!(owner(&mapped)?, (2_001, 2_002));
+        chown(&mapped, Some(2_005), None)?;
+        assert_eq!(owner(&mapped)?, (2_005, 2_002));
+        assert_eq!(owner(&mounted.at(&name))?, (1_005, 1_002));
+        assert_eq!(owner(&mounted.on_host(&name))?, (1_005, 1_002));
+        assert_eq!(fs::read_to_string(&mapped)?, "text");
+        mounted.migrate()?;
+    }
+    drop(idmapped);
     mounted.bridge.unmount()?;
     Ok(())
 }

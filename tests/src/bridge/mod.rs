@@ -16,6 +16,7 @@
 //! ends the pump, which closes `/dev/fuse`, which makes the kernel abort the connection (the same as
 //! `/sys/fs/fuse/connections/N/abort`).
 
+mod idmapped;
 mod mount;
 mod pump;
 
@@ -30,6 +31,7 @@ use rustix::fd::OwnedFd;
 
 use crate::guest::Manner;
 use crate::guest::machine::Migrated;
+pub use idmapped::IdMapped;
 use mount::Mounted;
 use pump::{Command, Pump};
 
