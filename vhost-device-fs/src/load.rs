@@ -33,6 +33,16 @@ pub enum Mismatch {
     /// Names or numbers of the guest's would mean something else on this host.
     #[error("{} of the source is not this back-end's: {}", .0.option, entry(.0))]
     Configuration(Difference),
+    /// An attribute of an unlinked file that no guest of the source's has set.
+    #[error(
+        "state stream: unlinked file {nodeid} has an attribute that --xattrmap keeps from the guest: {name:?}"
+    )]
+    HiddenXattr {
+        /// The guest's name for the file.
+        nodeid: u64,
+        /// The attribute's name on the host.
+        name: String,
+    },
     /// A guest that may write would not be able to.
     #[error("this back-end has --readonly, and the source has not")]
     ReadOnly,
@@ -119,6 +129,8 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
         Err(Mismatch::Xattr)
     } else if let Some(difference) = state.configuration.difference(&configuration(config)) {
         Err(Mismatch::Configuration(difference))
+    } else if let Some(hidden) = hidden_xattr(config, state) {
+        Err(hidden)
     } else if config.readonly && !state.share.readonly {
         Err(Mismatch::ReadOnly)
     } else if bytes > bytes_max {
@@ -131,6 +143,22 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     } else {
         Ok(())
     }
+}
+
+/// A state could set by it what the guest itself could not.
+fn hidden_xattr(config: &Config, state: &FsState) -> Option<Mismatch> {
+    let map = config.xattr_map.as_ref()?;
+    let xattrs = state.orphans.iter().flat_map(|orphan| {
+        let names = orphan.xattrs.iter().map(|xattr| &xattr.name);
+        names.map(|name| (orphan.nodeid, name))
+    });
+    xattrs
+        .filter(|(_, name)| map.to_guest(name).is_none())
+        .map(|(nodeid, name)| Mismatch::HiddenXattr {
+            nodeid,
+            name: name.escape_ascii().to_string(),
+        })
+        .next()
 }
 
 /// Takes over `state`, which has passed [`check`]: handles are open when this returns. On an error nothing has changed.

@@ -187,7 +187,9 @@ impl FileSystem {
 /// The name on the host of what is `security.capability` in the guest, if it is another one.
 pub(super) fn remapped_capabilities(config: &Config) -> Option<Vec<u8>> {
     match config.xattr_map.as_ref()?.to_host(CAPABILITIES) {
-        HostName::Named(name) if *name != *CAPABILITIES => Some(name.into_owned()),
+        HostName::Named(name) if *name != *CAPABILITIES => Some(name.into_owned())
+            // No file has one that is longer.
+            .filter(|name| name.len() <= XATTR_NAME_BYTES_MAX),
         HostName::Named(_) | HostName::Denied | HostName::Unsupported => None,
     }
 }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::passthrough::{Handle, ProcPath, Tables, Target, stat_descriptor};
 use crate::state::{ExtentV1, OrphanV1, TimeV1, XattrV1};
 use crate::store::{FileKind, NodeImage};
+use crate::xattr_map::XattrMap;
 
 /// An inode cannot be taken along.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -186,22 +187,26 @@ impl Captured {
             | FileKind::BlockDevice => {}
         }
         let xattrs = if with_xattrs {
-            self.take_xattrs(descriptor)?
+            self.take_xattrs(descriptor, tables.host.config.xattr_map.as_ref())?
         } else {
             Some(Vec::new())
         };
         Ok(xattrs.map(|xattrs| orphan(image.nodeid, &stat, size, extents, xattrs)))
     }
 
-    /// `None` if there is not enough room.
-    fn take_xattrs(&mut self, descriptor: BorrowedFd<'_>) -> Result<Option<Vec<XattrV1>>, Errno> {
+    /// Those that the guest sees: the others are this host's business. `None` if there is not enough room.
+    fn take_xattrs(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        map: Option<&XattrMap>,
+    ) -> Result<Option<Vec<XattrV1>>, Errno> {
         let path = ProcPath::new(descriptor);
         let mut names = Vec::with_capacity(65_536);
         rustix::fs::listxattr(path.as_c_str(), rustix::buffer::spare_capacity(&mut names))?;
         let mut xattrs = Vec::new();
         for name in names
             .split(|byte| *byte == 0)
-            .filter(|name| !name.is_empty())
+            .filter(|name| !name.is_empty() && map.is_none_or(|map| map.to_guest(name).is_some()))
         {
             let mut value = Vec::with_capacity(65_536);
             rustix::fs::getxattr(

@@ -189,6 +189,36 @@ fn orphans_keep_owner_and_attributes_under_other_names_and_ids() {
 }
 
 #[test]
+fn of_orphans_only_those_attributes_travel_that_the_guest_sees() {
+    let share = tempfile::tempdir().unwrap();
+    let change = |config: &mut Config| {
+        config.xattr = true;
+        config.xattr_map = Some(":map::user.vm.:".parse().unwrap());
+    };
+    let source = start(share.path(), change);
+    let (file, _) = create(&source, "f", OFlags::RDWR);
+    let path = share.path().join("f");
+    source.set_xattr(file, b"user.a", b"1", 0, false).unwrap();
+    set_on_host(&path, "trusted.host", b"2");
+    source.unlink(ROOT_NODEID, b"f").unwrap();
+    let mut state = state_of(&source);
+    let names: Vec<&[u8]> = state.orphans[0]
+        .xattrs
+        .iter()
+        .map(|xattr| xattr.name.as_slice())
+        .collect();
+    assert_eq!(names, [b"user.vm.user.a"]);
+    load(&start(share.path(), change), &state).unwrap();
+    state.orphans[0].xattrs[0].name = b"security.capability".to_vec();
+    let refused = load(&start(share.path(), change), &state).unwrap_err();
+    let LoadError::Mismatch(reason) = &refused else {
+        panic!("{refused:?}");
+    };
+    let reason = reason.to_string();
+    assert!(reason.contains("\"security.capability\""), "{reason}");
+}
+
+#[test]
 fn orphans_inherit_nothing_from_the_place_where_they_are_made_anew() {
     let share = tempfile::tempdir().unwrap();
     let change = |config: &mut Config| {

@@ -220,6 +220,17 @@ fn remapped_capabilities_do_not_survive_a_change_of_the_file() {
 }
 
 #[test]
+fn capabilities_whose_name_would_be_too_long_keep_nobody_from_writing() {
+    let share = mapped(&format!(":map:security.:user.{}:", "x".repeat(240)));
+    let (file, opened) = share.create("f");
+    let set = share
+        .fs
+        .set_xattr(file.nodeid, b"security.capability", b"", 0, false);
+    assert_eq!(set, Err(Errno::RANGE));
+    share.fs.fallocate(opened.handle, 0, 0, 10).unwrap();
+}
+
+#[test]
 fn acls_are_hidden_from_a_guest_that_does_not_heed_them() {
     let share = Share::with(|config| config.xattr = true);
     let (file, _) = share.create("f");
