@@ -4,6 +4,7 @@
 //! nothing here is accepted. clap refuses a second `--shared-dir`, `--sandbox` and the like: the last one must not
 //! win over the operator's.
 
+mod identity;
 mod legacy;
 
 use std::path::PathBuf;
@@ -12,14 +13,11 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser};
 use common::args::{DaemonArgs, Level};
 use common::daemon::Logging;
-use common::id_map::IdMap;
 
-use crate::config::{
-    Cache, Config, MigrationOnError, Negotiation, REQUEST_RINGS_MAX, TAG_BYTES_MAX,
-};
-use crate::translation::{Translation, TranslationError, TranslationOption, Translations};
-use crate::xattr_map::{HostName, XattrMap};
+use crate::config::{Cache, Config, MigrationOnError, REQUEST_RINGS_MAX, TAG_BYTES_MAX};
+use crate::translation::TranslationError;
 
+pub use identity::IdentityArgs;
 pub use legacy::{LegacyError, expand};
 
 /// A command line that cannot be served.
@@ -143,83 +141,6 @@ pub struct ShareArgs {
     /// Leaves that to the guest; this is the default
     #[arg(long)]
     pub no_killpriv_v2: bool,
-}
-
-/// Who is who on both sides, and which attributes files have.
-#[derive(Debug, Args)]
-pub struct IdentityArgs {
-    /// Passes extended attributes through
-    #[arg(long)]
-    pub xattr: bool,
-
-    /// Other names for extended attributes on the host, such as `:map::user.virtiofs.:`; implies --xattr. Rules are
-    /// `:TYPE:SCOPE:KEY:PREPEND:` with TYPE prefix, ok, bad or unsupported and SCOPE client, server or all, or
-    /// `:map:KEY:PREPEND:` at the end. Every name must match one
-    #[arg(long, value_name = "RULES")]
-    pub xattrmap: Option<XattrMap>,
-
-    /// Lets guest and host heed POSIX ACLs; implies --xattr. Without a value: always, which refuses a guest that cannot
-    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true,
-        default_value_t, default_missing_value = "always")]
-    pub posix_acl: Negotiation,
-
-    /// Lets the guest label what it creates; implies --xattr. Without a value: always, which refuses a guest that cannot
-    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true,
-        default_value_t, default_missing_value = "always")]
-    pub security_label: Negotiation,
-
-    /// Other users on the host for users of the guest, without a user namespace: guest:GUEST:HOST:COUNT one way,
-    /// host:HOST:GUEST:COUNT the other, map:GUEST:HOST:COUNT both, squash-guest:GUEST:HOST:COUNT and
-    /// squash-host:HOST:GUEST:COUNT onto one id, forbid-guest:GUEST:COUNT; may be repeated
-    #[arg(long, value_name = "TYPE:SOURCE:TARGET:COUNT", action = ArgAction::Append)]
-    pub translate_uid: Vec<TranslationOption>,
-
-    /// The same for groups
-    #[arg(long, value_name = "TYPE:SOURCE:TARGET:COUNT", action = ArgAction::Append)]
-    pub translate_gid: Vec<TranslationOption>,
-
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    uid_map: Vec<IdMap>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    gid_map: Vec<IdMap>,
-}
-
-impl IdentityArgs {
-    fn xattr(&self) -> bool {
-        let negotiated = |when| when != Negotiation::Never;
-        self.xattr
-            || self.xattrmap.is_some()
-            || negotiated(self.posix_acl)
-            || negotiated(self.security_label)
-    }
-
-    fn translations(&self) -> Result<Translations, ArgsError> {
-        Ok(Translations {
-            users: Translation::new("--translate-uid", &self.translate_uid)?,
-            groups: Translation::new("--translate-gid", &self.translate_gid)?,
-        })
-    }
-
-    /// Refuses what contradicts itself, and what would not be done.
-    fn check(&self) -> Result<(), ArgsError> {
-        never(!self.uid_map.is_empty(), "--uid-map", OWN_NAMESPACE)?;
-        never(!self.gid_map.is_empty(), "--gid-map", OWN_NAMESPACE)?;
-        if self.posix_acl == Negotiation::Never {
-            return Ok(());
-        }
-        if !self.translate_uid.is_empty() || !self.translate_gid.is_empty() {
-            return Err(ArgsError::TranslatedAcls);
-        }
-        let acls = ["system.posix_acl_access", "system.posix_acl_default"];
-        let is_mapped = |name: &&str| {
-            let name = name.as_bytes();
-            self.xattrmap
-                .as_ref()
-                .is_some_and(|map| map.to_host(name) != HostName::Named(name.into()))
-        };
-        let mapped = acls.into_iter().find(is_mapped);
-        mapped.map_or(Ok(()), |name| Err(ArgsError::MappedAcls(name)))
-    }
 }
 
 /// How the device moves to another host.
@@ -404,6 +325,8 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config::Negotiation;
+    use crate::translation::{Translation, Translations};
 
     fn config(args: &[&str]) -> Result<Config, ArgsError> {
         let line = ["vhost-device-fs", "--shared-dir", "/share"]

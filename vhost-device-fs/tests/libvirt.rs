@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vhost-device-fs");
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).args(arguments).output().unwrap()
+    let output = Command::new(PROGRAM).args(arguments).output();
+    output.expect("the program is built with this test")
 }
 
 #[test]
