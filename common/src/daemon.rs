@@ -12,19 +12,14 @@
 //! | 2 | the command line is wrong, or asks for what is not there (also what clap uses) |
 
 use std::ffi::OsString;
-use std::fs::Permissions;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::args::DaemonArgs;
@@ -33,10 +28,12 @@ use crate::protocol::{End, Host, Options, SessionError};
 use crate::report;
 
 pub mod descriptors;
+mod entrance;
 mod error;
 mod inherited;
 mod logging;
 
+pub use entrance::{Entrance, SocketFile, listen_at};
 pub use error::DaemonError;
 pub use logging::Logging;
 
@@ -121,11 +118,19 @@ pub fn main_of<A: Parser, L: Into<Logging>, E: std::error::Error>(
 
 /// Serves `device` as the options say, until the front-end leaves (or, with `--persistent`, until a signal comes).
 pub fn run<D: Device>(args: &DaemonArgs, device: D) -> Result<(), DaemonError> {
+    serve(args, &Entrance::open(args)?, device)
+}
+
+/// Like [`run`], where the entrance was opened before the daemon was confined, and the device is made afterwards.
+pub fn serve<D: Device>(
+    args: &DaemonArgs,
+    entrance: &Entrance,
+    device: D,
+) -> Result<(), DaemonError> {
     let stop = stop_on_signal()?;
     if let StateSupport::CannotBeSaved { reason } = device.state_support() {
         log::warn!("this device cannot be migrated or saved: {reason}");
     }
-    let entrance = Entrance::open(args)?;
     let host = Host::new(device, args.options());
     log::info!("Waiting for vhost-user socket connection...");
     while let Some(front_end) = entrance.accept(stop.as_fd())? {
@@ -217,141 +222,4 @@ fn stop_on_signal() -> Result<OwnedFd, DaemonError> {
 )]
 fn end_now() {
     std::process::exit(0);
-}
-
-/// Where front-ends come from.
-enum Entrance {
-    /// One connection, already made.
-    Connected(UnixStream),
-    /// A socket to accept connections on; the path is removed in the end if it is ours.
-    Listening {
-        listener: UnixListener,
-        path: Option<PathBuf>,
-    },
-}
-
-impl Entrance {
-    fn open(args: &DaemonArgs) -> Result<Self, DaemonError> {
-        if let Some(path) = &args.socket_path {
-            let entrance = Self::Listening {
-                listener: listen_at(path)?,
-                path: Some(path.clone()),
-            };
-            // From here on the socket is removed if something fails.
-            if let Some(group) = &args.socket_group {
-                give_to_group(path, group).map_err(|source| DaemonError::Group {
-                    group: group.clone(),
-                    source,
-                })?;
-            }
-            return Ok(entrance);
-        }
-        let fd = match args.fd {
-            Some(fd) => fd,
-            None => inherited::activated().ok_or(DaemonError::NoSocket)?,
-        };
-        let socket =
-            inherited::socket(fd).map_err(|source| DaemonError::Descriptor { fd, source })?;
-        Ok(match socket {
-            inherited::Socket::Connected(stream) => Self::Connected(stream),
-            inherited::Socket::Listening(listener) => Self::Listening {
-                listener,
-                path: None,
-            },
-        })
-    }
-
-    fn is_single(&self) -> bool {
-        match self {
-            Self::Connected(_) => true,
-            Self::Listening { .. } => false,
-        }
-    }
-
-    /// The next front-end; `None` if `stop` became readable first.
-    fn accept(&self, stop: BorrowedFd<'_>) -> Result<Option<UnixStream>, DaemonError> {
-        let listener = match self {
-            Self::Connected(stream) => {
-                let stream = stream.try_clone();
-                return stream
-                    .map(Some)
-                    .map_err(DaemonError::host("the connection cannot be duplicated"));
-            }
-            Self::Listening { listener, .. } => listener,
-        };
-        let waiting = DaemonError::host("front-ends cannot be waited for");
-        let mut sides = [
-            PollFd::from_borrowed_fd(stop, PollFlags::IN),
-            PollFd::new(listener, PollFlags::IN),
-        ];
-        loop {
-            match poll(&mut sides, None) {
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(waiting(error.into())),
-                Ok(_) => {}
-            }
-            let [stop, _] = &sides;
-            if !stop.revents().is_empty() {
-                return Ok(None);
-            }
-            return match listener.accept() {
-                Ok((stream, _)) => Ok(Some(stream)),
-                Err(error) => Err(waiting(error)),
-            };
-        }
-    }
-}
-
-impl Drop for Entrance {
-    fn drop(&mut self) {
-        if let Self::Listening {
-            path: Some(path), ..
-        } = self
-        {
-            let _gone_already = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// A new socket at `path` that only we can connect to; a stale one, that nobody listens on, is replaced.
-pub fn listen_at(path: &Path) -> Result<UnixListener, DaemonError> {
-    let len = path.as_os_str().len();
-    if len > 107 {
-        return Err(DaemonError::PathTooLong {
-            path: path.to_owned(),
-            len,
-        });
-    }
-    let refused = |source| DaemonError::Listen {
-        path: path.to_owned(),
-        source,
-    };
-    remove_stale(path).map_err(refused)?;
-    // Created so that nobody else can connect before the permissions are set.
-    let previous = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(previous);
-    bound.map_err(refused)
-}
-
-/// Removes a socket that nobody has any more. One that does not take our connection for any other reason (not ours to
-/// connect to, not of our type) is somebody's.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match UnixStream::connect(path) {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
-                std::fs::remove_file(path)?;
-            }
-            Ok(())
-        }
-        // Nothing there, or something that binding will complain about.
-        Err(_) => Ok(()),
-    }
-}
-
-fn give_to_group(path: &Path, group: &str) -> io::Result<()> {
-    let id = inherited::group_id(group)?;
-    std::os::unix::fs::chown(path, None, Some(id))?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o660))
 }

@@ -7,6 +7,7 @@
 //! | [`lifecycle`], [`gate`] | when a device may work, and how to wait until it does not |
 //! | [`state`] | the state stream: framing, schemas, errors |
 //! | [`daemon`], [`args`], [`id_map`] | sockets, signals, options, logging: a device's `main` |
+//! | [`sandbox`] | what a daemon gives up before it serves |
 //! | [`file_locks`] | locks on bytes of the host's files |
 //! | [`frontend`] | the other half, for VMM authors, tests and tools |
 //! | [`protocol`] | vhost-user itself |
@@ -28,6 +29,7 @@ pub mod protocol;
 pub mod report;
 pub mod request;
 pub mod ring;
+pub mod sandbox;
 pub mod state;
 #[cfg(test)]
 mod test_device;

@@ -96,9 +96,16 @@ impl Daemon {
         self.process.log()
     }
 
-    /// Its process id, for a look into /proc.
+    /// The id of the process that serves, for a look into /proc: the one that was started, or the one that it has
+    /// started inside a sandbox.
     pub fn id(&self) -> Pid {
-        self.process.id()
+        let outside = self.process.id();
+        let path = format!("/proc/{0}/task/{0}/children", outside.as_raw_nonzero());
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        let inside = children.split_whitespace().next();
+        inside
+            .and_then(|id| Pid::from_raw(id.parse().ok()?))
+            .unwrap_or(outside)
     }
 
     /// Memory of its own that is resident, in KiB: what it has allocated, and not what it shares with a guest.

@@ -15,6 +15,7 @@ use common::args::{DaemonArgs, Level};
 use common::daemon::Logging;
 
 use crate::config::{Cache, Config, MigrationOnError, REQUEST_RINGS_MAX, TAG_BYTES_MAX};
+use crate::sandbox::{Mode, SandboxArgs};
 use crate::translation::TranslationError;
 
 pub use identity::IdentityArgs;
@@ -65,6 +66,9 @@ pub struct FsArgs {
     /// How it moves to another host.
     #[command(flatten)]
     pub migration: MigrationArgs,
+    /// What it gives up.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     /// Options of virtiofsd that mean nothing here, or are not here.
     #[command(flatten)]
     pub compatibility: CompatibilityArgs,
@@ -180,14 +184,6 @@ pub struct CompatibilityArgs {
     #[arg(long, value_name = "WHEN", require_equals = true)]
     pub inode_file_handles: Option<String>,
 
-    /// Only `none`: there is no sandbox yet; names and paths are checked without one
-    #[arg(long, value_name = "MODE")]
-    pub sandbox: Option<String>,
-
-    /// Only `none`: system calls are not filtered yet
-    #[arg(long, value_name = "ACTION")]
-    pub seccomp: Option<String>,
-
     /// Logs to the system's log instead of standard error
     #[arg(long)]
     pub syslog: bool,
@@ -199,8 +195,6 @@ pub struct CompatibilityArgs {
     #[arg(short = 'o', value_name = "LIST", action = ArgAction::Append)]
     legacy: Vec<String>,
 
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    modcaps: Option<String>,
     #[arg(short = 'f', hide = true)]
     foreground: bool,
     #[arg(short = 'd', hide = true)]
@@ -228,19 +222,13 @@ impl CompatibilityArgs {
         let Self {
             thread_pool_size: _,
             inode_file_handles,
-            sandbox,
-            seccomp,
             syslog: _,
             legacy,
-            modcaps,
             foreground: _,
             debug: _,
         } = self;
         let when = ["never", "prefer", "fallback"];
         only(&when, inode_file_handles, "--inode-file-handles", BY_NAME)?;
-        only(&["none"], sandbox, "--sandbox", FROM_OUTSIDE)?;
-        only(&["none"], seccomp, "--seccomp", FROM_OUTSIDE)?;
-        never(modcaps.is_some(), "--modcaps", FROM_OUTSIDE)?;
         // `expand` has taken them away, but for one that hides behind another short option.
         never(!legacy.is_empty(), "-o", BY_ITSELF)
     }
@@ -249,7 +237,7 @@ impl CompatibilityArgs {
 // What an operator can do instead.
 const BY_NAME: &str = "use never, files are found by name";
 const BY_ITSELF: &str = "write it by itself, not behind other letters";
-const FROM_OUTSIDE: &str = "confine the daemon from outside";
+const LANDLOCK: &str = "use namespace, or none: Landlock keeps the daemon in the share with both";
 const OWN_NAMESPACE: &str = "start the daemon inside a user namespace";
 
 /// Refuses an option with any value but those that ask for what happens anyway.
@@ -284,6 +272,8 @@ impl TryFrom<&FsArgs> for Config {
     fn try_from(args: &FsArgs) -> Result<Self, ArgsError> {
         args.compatibility.check()?;
         args.identity.check()?;
+        let chroot = args.sandbox.sandbox == Some(Mode::Chroot);
+        never(chroot, "--sandbox=chroot", LANDLOCK)?;
         let (share, identity) = (&args.share, &args.identity);
         if let Some(tag) = &share.tag
             && !(1..=TAG_BYTES_MAX).contains(&tag.len())
@@ -417,7 +407,9 @@ mod tests {
             "--thread-pool-size=4",
             "--inode-file-handles=prefer",
             "--migration-mode=file-handles",
-            "--seccomp=none",
+            "--sandbox=namespace",
+            "--seccomp=log",
+            "--modcaps=-mknod:+sys_admin",
             "--posix-acl=never",
             "--syslog",
             "-f",
@@ -434,11 +426,9 @@ mod tests {
                 "--inode-file-handles=mandatory",
                 "--inode-file-handles=mandatory",
             ),
-            ("--sandbox=namespace", "--sandbox=namespace"),
-            ("--seccomp=kill", "--seccomp=kill"),
+            ("--sandbox=chroot", "--sandbox=chroot"),
             ("--uid-map=:0:100000:65536:", "--uid-map"),
             ("--gid-map=:0:100000:65536:", "--gid-map"),
-            ("--modcaps=+sys_admin", "--modcaps"),
             ("-fosource=/", "-o"),
         ];
         for (argument, name) in refused {

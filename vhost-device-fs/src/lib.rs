@@ -24,6 +24,7 @@ pub mod limits;
 pub mod load;
 pub mod operations;
 pub mod passthrough;
+pub mod sandbox;
 pub mod save;
 pub mod state;
 mod store;

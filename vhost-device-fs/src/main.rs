@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use common::daemon::{Capabilities, DaemonError};
+use common::daemon::{Capabilities, DaemonError, Entrance};
+use common::sandbox::Share;
 use vhost_device_fs::args::{FsArgs, expand};
 use vhost_device_fs::config::Config;
 use vhost_device_fs::device::FsDevice;
 use vhost_device_fs::limits::raise_descriptor_limit;
+use vhost_device_fs::sandbox;
 
 /// The names are virtiofsd's: libvirt migrates a file system whose daemon has `migrate-precopy`, passes long options to
 /// one that has `separate-options`, and values of `--posix-acl` and `--security-label` to one that has the other two.
@@ -30,10 +32,19 @@ fn run(args: &FsArgs) -> Result<(), DaemonError> {
     let config = Config::try_from(args).map_err(DaemonError::usage)?;
     let descriptors_max =
         raise_descriptor_limit(args.rlimit_nofile).map_err(DaemonError::device)?;
+    let entrance = Entrance::open(&args.daemon)?;
+    let share = Share {
+        directory: config.shared_dir.clone(),
+        readonly: config.readonly,
+    };
+    let Some((shared_dir, entrance)) = sandbox::start(&args.sandbox, share, entrance)? else {
+        return Ok(());
+    };
     let config = Config {
+        shared_dir,
         descriptors_max,
         ..config
     };
     let device = FsDevice::new(config).map_err(DaemonError::device)?;
-    common::daemon::run(&args.daemon, device)
+    common::daemon::serve(&args.daemon, &entrance, device)
 }

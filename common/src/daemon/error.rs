@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sandbox::SandboxError;
+
 /// The daemon could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -56,6 +58,9 @@ pub enum DaemonError {
     /// The connection failed.
     #[error("the connection to the front-end failed")]
     Session(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The daemon could not be confined, or what ran confined has ended badly.
+    #[error("the sandbox failed")]
+    Sandbox(#[from] SandboxError),
     /// The device's own set-up failed.
     #[error("the device cannot be set up as configured")]
     Device(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 const LISTEN_FDS_START: RawFd = 3;
 
 /// A socket of either kind.
+#[derive(Debug)]
 pub(super) enum Socket {
     Connected(UnixStream),
     Listening(UnixListener),
