@@ -25,8 +25,6 @@ pub fn start(share: &Path, cache: &str) -> Result<Daemon> {
         share.as_os_str(),
         "--cache".as_ref(),
         cache.as_ref(),
-        "--sandbox".as_ref(),
-        "none".as_ref(),
     ];
     match std::env::var_os("VHOST_DEVICE_FS") {
         Some(program) => Daemon::start_at(Path::new(&program), arguments),

@@ -92,39 +92,23 @@ const CALLS: &[Call] = &[
     any(libc::SYS_sync_file_range),
     any(libc::SYS_syncfs),
     any(libc::SYS_umask),
-    any(libc::SYS_unlinkat),
     any(libc::SYS_utimensat),
     one_of(libc::SYS_unshare, 0, &[0x200]), // CLONE_FS
-    // The standard library removes the socket and opens files by these where they exist.
-    #[cfg(target_arch = "x86_64")]
-    any(libc::SYS_unlink),
 ];
 
-/// What a daemon that serves `share` keeps. `socket` is to be removed in the end, if that can be done from here.
-pub fn policy(share: &Path, readonly: bool, socket: Option<&Path>) -> Policy {
+/// What a daemon that serves `share` keeps.
+pub fn policy(share: &Path, readonly: bool) -> Policy {
     let access = if readonly {
         Access::Read
     } else {
         Access::ReadWrite
     };
-    let mut paths = vec![Reachable {
-        path: share.to_owned(),
-        access,
-    }];
-    let folder = socket.and_then(Path::parent).map(|folder| {
-        if folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            folder
-        }
-    });
-    paths.extend(folder.map(|folder| Reachable {
-        path: folder.to_owned(),
-        access: Access::RemoveFiles,
-    }));
     Policy {
         capabilities: CAPABILITIES,
-        paths: Some(paths),
+        paths: Some(vec![Reachable {
+            path: share.to_owned(),
+            access,
+        }]),
         calls: CALLS.to_vec(),
     }
 }
@@ -139,8 +123,10 @@ pub fn start(
     let readonly = share.readonly;
     let outside = share.directory.clone();
     let Some(namespaces) = namespaces(args.sandbox, share)? else {
-        let socket = entrance.file().map(|file| file.path().to_owned());
-        let policy = policy(&outside, readonly, socket.as_deref());
+        let mut policy = policy(&outside, readonly);
+        if let Some(paths) = &mut policy.paths {
+            paths.extend(entrance.reachable());
+        }
         confine(&policy, &args.confinement, "none")?;
         return Ok(Some((outside, entrance)));
     };
@@ -155,7 +141,7 @@ pub fn start(
             if let Some(file) = entrance.take_file() {
                 file.leave();
             }
-            let policy = policy(namespaces.inside(), readonly, None);
+            let policy = policy(namespaces.inside(), readonly);
             confine(&policy, &args.confinement, namespaces.names())?;
             Ok(Some((namespaces.inside().to_owned(), entrance)))
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use common::args::DaemonArgs;
+use common::sandbox::ConfinementArgs;
 
 use crate::config::{Config, HOST_BYTES_MAX, StatePixels};
 use crate::wire::SCANOUTS_MAX;
@@ -31,6 +32,9 @@ pub struct GpuArgs {
     /// What all daemons share.
     #[command(flatten)]
     pub daemon: DaemonArgs,
+    /// What it gives up.
+    #[command(flatten)]
+    pub confinement: ConfinementArgs,
 
     /// Lets QEMU migrate the guest. Only for a front-end that carries the device's state: QEMU's own vhost-user-gpu does
     /// not, and would lose the screen without a word

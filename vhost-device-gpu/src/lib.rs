@@ -33,6 +33,7 @@ pub mod edid;
 pub mod load;
 mod memory;
 pub mod renderer;
+pub mod sandbox;
 pub mod save;
 pub mod screens;
 pub mod screenshot;

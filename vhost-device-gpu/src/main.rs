@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use common::daemon::{Capabilities, DaemonError};
+use common::daemon::{Capabilities, DaemonError, Entrance};
+use common::sandbox::confine;
 use vhost_device_gpu::args::GpuArgs;
 use vhost_device_gpu::config::Config;
 use vhost_device_gpu::device::GpuDevice;
-use vhost_device_gpu::screenshot;
+use vhost_device_gpu::{sandbox, screenshot};
 
 /// Of the features in QEMU's vhost-user.json there are `render-node` and `virgl`, and we have neither.
 const CAPABILITIES: Capabilities = Capabilities {
@@ -26,10 +27,13 @@ fn main() -> ExitCode {
 fn run(args: &GpuArgs) -> Result<(), DaemonError> {
     let config = Config::try_from(args).map_err(DaemonError::usage)?;
     let screenshots = config.screenshots.clone();
+    let entrance = Entrance::open(&args.daemon)?;
+    let policy = sandbox::policy(screenshots.as_deref(), entrance.reachable());
+    confine(&policy, &args.confinement, "none")?;
     let device = GpuDevice::new(config).map_err(DaemonError::device)?;
     if let Some(directory) = screenshots {
         screenshot::on_signal(directory, Arc::clone(device.display()))
             .map_err(DaemonError::device)?;
     }
-    common::daemon::run(&args.daemon(), device)
+    common::daemon::serve(&args.daemon(), &entrance, device)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use common::args::DaemonArgs;
+use common::sandbox::ConfinementArgs;
 
 use crate::config::{Config, Engine, LUN_MAX, REQUEST_RINGS_MAX, UnitConfig};
 
@@ -70,6 +71,9 @@ pub struct ScsiArgs {
     /// What all daemons share.
     #[command(flatten)]
     pub daemon: DaemonArgs,
+    /// What it gives up.
+    #[command(flatten)]
+    pub confinement: ConfinementArgs,
 
     /// Request rings to offer; the front-end uses as many as it was told to
     #[arg(long, value_name = "NUMBER", default_value_t = REQUEST_RINGS_MAX,

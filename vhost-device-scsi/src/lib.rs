@@ -19,6 +19,7 @@ pub mod device;
 pub mod engine;
 pub mod load;
 pub mod reservations;
+pub mod sandbox;
 pub mod save;
 pub mod scsi;
 pub mod state;

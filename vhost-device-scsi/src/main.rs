@@ -4,11 +4,13 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use common::daemon::{Capabilities, DaemonError, descriptors};
+use common::daemon::{Capabilities, DaemonError, Entrance, descriptors};
+use common::sandbox::confine;
 use vhost_device_scsi::args::ScsiArgs;
 use vhost_device_scsi::config::{Config, LUN_MAX};
 use vhost_device_scsi::ctl;
 use vhost_device_scsi::device::ScsiDevice;
+use vhost_device_scsi::sandbox;
 
 /// There are no names for features of SCSI back-ends in QEMU's vhost-user.json.
 const CAPABILITIES: Capabilities = Capabilities {
@@ -52,9 +54,11 @@ fn run(args: &ScsiArgs) -> Result<(), DaemonError> {
     let config = Config::try_from(args).map_err(DaemonError::usage)?;
     descriptors::raise_limit(DESCRIPTORS_WANTED);
     let control_socket = config.control_socket.clone();
+    let entrance = Entrance::open(&args.daemon)?;
+    confine(&sandbox::policy(), &args.confinement, "none")?;
     let device = ScsiDevice::new(config).map_err(DaemonError::device)?;
     let _control = control_socket
         .map(|path| ctl::Server::start(&path, device.administration()))
         .transpose()?;
-    common::daemon::run(&args.daemon, device)
+    common::daemon::serve(&args.daemon, &entrance, device)
 }

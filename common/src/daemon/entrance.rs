@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::{DaemonError, inherited};
 use crate::args::DaemonArgs;
+use crate::sandbox::{Access, Reachable};
 
 /// Where front-ends come from.
 #[derive(Debug)]
@@ -32,11 +33,6 @@ impl Drop for SocketFile {
 }
 
 impl SocketFile {
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
     /// Somebody else removes it.
     pub fn leave(mut self) {
         // Nothing is at the empty path.
@@ -70,9 +66,14 @@ impl Entrance {
         Ok(Self { socket, file: None })
     }
 
-    /// The socket in the file system, if it is ours.
-    pub fn file(&self) -> Option<&SocketFile> {
-        self.file.as_ref()
+    /// What must stay reachable, so that a socket of ours can be removed in the end: its folder.
+    pub fn reachable(&self) -> Option<Reachable> {
+        let folder = self.file.as_ref()?.0.parent()?;
+        let here = folder.as_os_str().is_empty();
+        Some(Reachable {
+            path: if here { ".".into() } else { folder.to_owned() },
+            access: Access::RemoveFiles,
+        })
     }
 
     /// Takes the file from the entrance, which can be used without it.

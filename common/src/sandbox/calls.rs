@@ -144,6 +144,10 @@ pub const COMMON: &[Call] = &[
     any(libc::SYS_shutdown),
     one_of(libc::SYS_socket, 0, UNIX),
     one_of(libc::SYS_socketpair, 0, UNIX),
+    // The socket is removed in the end.
+    any(libc::SYS_unlinkat),
+    #[cfg(target_arch = "x86_64")]
+    any(libc::SYS_unlink),
     // Older names of the above, which the C library still uses where they exist.
     #[cfg(target_arch = "x86_64")]
     any(libc::SYS_dup2),
