@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::config::MigrationOnError;
 use crate::fuse::session::SessionOptions;
 use crate::operations::ROOT_NODEID;
-use crate::passthrough::{Directory, FileSystem, Handle, Tables, Target};
+use crate::passthrough::{Directory, FileSystem, Handle, Tables, Target, stat_descriptor};
 use crate::state::{FsState, HandleV1, LocationV1, MountV1, NameV1, NodeV1, SessionV1, ShareV1};
 use crate::store::{NodeImage, Numbered};
 pub(crate) use configuration::configuration;
@@ -265,6 +265,10 @@ fn save_handles(tables: &Tables, handles: &[Numbered<Handle>]) -> Vec<HandleV1> 
         .collect()
 }
 
+fn is_removed(directory: &Directory) -> bool {
+    stat_descriptor(directory.descriptor()).is_ok_and(|stat| stat.stx_nlink == 0)
+}
+
 /// The names that are still to come from a directory that was read in part.
 fn rest_of(
     tables: &Tables,
@@ -281,7 +285,9 @@ fn rest_of(
     let bytes_max = REST_BYTES_MAX.min(*budget);
     let rest = match again.and_then(|again| directory.rest(again, bytes_max)) {
         Ok(rest) => rest?,
-        Err(Errno::NOENT) => Vec::new(), // Removed: there is nothing more to come.
+        // Removed: there is nothing more to come. ext4 even refuses the position.
+        Err(Errno::NOENT) => Vec::new(),
+        Err(Errno::INVAL) if is_removed(directory) => Vec::new(),
         Err(errno) => {
             log::warn!("host: a directory that the guest reads cannot be read on: {errno}");
             return None;

@@ -12,7 +12,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::*;
-use crate::operations::{Caller, Entry, Extensions, FsResult, ROOT_NODEID, SetAttributes};
+use crate::operations::{
+    Caller, DirectoryEntry, Entry, Extensions, FsResult, ROOT_NODEID, SetAttributes,
+};
 use crate::save::save;
 
 mod identity;
@@ -605,6 +607,43 @@ fn t12_every_name_of_a_directory_comes_once() {
         // From the beginning again.
         assert_eq!(names_from(&last, handle, 0, usize::MAX).len(), 3_002);
     }
+}
+
+#[test]
+fn a_directory_that_was_removed_half_read_has_nothing_more_to_tell() {
+    let share = tempfile::tempdir().unwrap();
+    let path = share.path().join("d");
+    fs::create_dir(&path).unwrap();
+    for number in 0..50 {
+        fs::write(path.join(format!("file-{number}")), "").unwrap();
+    }
+    let source = start(share.path(), |_| ());
+    let directory = lookup(&source, "d").nodeid;
+    let handle = source.open_directory(directory, 0).unwrap().handle;
+    let mut given = None;
+    let one = &mut |entry: DirectoryEntry<'_>| {
+        let is_first = given.is_none();
+        given.get_or_insert(entry.next_offset);
+        is_first
+    };
+    source.read_directory(directory, handle, 0, one).unwrap();
+    for number in 0..50 {
+        let name = format!("file-{number}");
+        source.unlink(directory, name.as_bytes()).unwrap();
+    }
+    source.remove_directory(ROOT_NODEID, b"d").unwrap();
+
+    let destination = migrate(&source, share.path(), |_| ());
+    let mut more = 0;
+    let count = &mut |_: DirectoryEntry<'_>| {
+        more += 1;
+        true
+    };
+    let position = given.unwrap();
+    destination
+        .read_directory(directory, handle, position, count)
+        .unwrap();
+    assert_eq!(more, 0);
 }
 
 #[test]
