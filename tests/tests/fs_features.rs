@@ -3,69 +3,10 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use tempfile::TempDir;
-use tests::bridge::Bridge;
-use tests::daemon_runner::Daemon;
-use tests::guest::Manner;
-
-/// A share, the daemons that serve it one after the other, and the mount.
-struct Rig {
-    bridge: Bridge,
-    daemon: Daemon,
-    options: Vec<String>,
-    mountpoint: TempDir,
-    share: TempDir,
-}
-
-impl Rig {
-    fn new(options: &[&str]) -> Result<Self> {
-        let (share, mountpoint) = (tempfile::tempdir()?, tempfile::tempdir()?);
-        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
-        let daemon = start(share.path(), &options)?;
-        Ok(Self {
-            bridge: Bridge::mount(daemon.connect()?, mountpoint.path())?,
-            daemon,
-            options,
-            mountpoint,
-            share,
-        })
-    }
-
-    /// In the guest.
-    fn at(&self, name: &str) -> PathBuf {
-        self.mountpoint.path().join(name)
-    }
-
-    /// On the host.
-    fn on_host(&self, name: &str) -> PathBuf {
-        self.share.path().join(name)
-    }
-
-    fn migrate(&mut self) -> Result<()> {
-        let destination = start(self.share.path(), &self.options)?;
-        self.bridge
-            .migrate_to(destination.connect()?, Manner::QEMU)?;
-        self.daemon = destination;
-        Ok(())
-    }
-
-    /// How many requests `work` makes.
-    fn requests(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<u64> {
-        let before = self.bridge.traffic()?.answered;
-        work(self)?;
-        Ok(self.bridge.traffic()?.answered - before)
-    }
-}
-
-fn start(share: &Path, options: &[String]) -> Result<Daemon> {
-    let share = share.to_str().context("a plain name")?;
-    let mut line = vec!["--shared-dir", share];
-    line.extend(options.iter().map(String::as_str));
-    Daemon::start("vhost-device-fs", line)
-}
+use anyhow::Result;
+use tests::mounted_share::Share;
 
 fn temporary_file(folder: &Path) -> Result<fs::File> {
     Ok(fs::File::options()
@@ -85,7 +26,7 @@ fn give_name(file: &fs::File, path: &Path) -> Result<()> {
 
 #[test]
 fn a_file_made_without_a_name_migrates_and_gets_a_name_before_or_after() -> Result<()> {
-    let mut rig = Rig::new(&[])?;
+    let mut rig = Share::new(&[])?;
     fs::create_dir(rig.at("folder"))?;
     let mut later = temporary_file(&rig.at("folder"))?;
     later.write_all(b"written before, ")?;
@@ -124,7 +65,7 @@ fn a_file_made_without_a_name_migrates_and_gets_a_name_before_or_after() -> Resu
 
 #[test]
 fn the_time_of_birth_is_the_hosts() -> Result<()> {
-    let mut rig = Rig::new(&[])?;
+    let mut rig = Share::new(&[])?;
     fs::write(rig.on_host("file"), "text")?;
     let born = fs::metadata(rig.on_host("file"))?.created()?;
     assert_eq!(fs::metadata(rig.at("file"))?.created()?, born);
@@ -142,7 +83,7 @@ fn that_there_is_nothing_is_remembered_for_as_long_as_the_operator_says() -> Res
         (&["--cache=always", "--negative-timeout=0"], false),
         (&[], false),
     ] {
-        let rig = Rig::new(options)?;
+        let rig = Share::new(options)?;
         assert!(!rig.at("file").exists());
         fs::write(rig.on_host("file"), "")?;
         assert_eq!(rig.at("file").exists(), !remembers, "{options:?}");
@@ -158,11 +99,11 @@ fn that_there_is_nothing_is_remembered_for_as_long_as_the_operator_says() -> Res
 #[test]
 fn links_are_read_once_and_closing_asks_nothing() -> Result<()> {
     // Entries and attributes are trusted for a day, so that what is counted is what is meant.
-    let mut rig = Rig::new(&["--cache=metadata"])?;
+    let mut rig = Share::new(&["--cache=metadata"])?;
     std::os::unix::fs::symlink("target", rig.on_host("link"))?;
     fs::write(rig.on_host("file"), "text")?;
     fs::metadata(rig.at("file"))?;
-    let read_link = |rig: &Rig| -> Result<()> {
+    let read_link = |rig: &Share| -> Result<()> {
         assert_eq!(fs::read_link(rig.at("link"))?, Path::new("target"));
         Ok(())
     };

@@ -145,6 +145,15 @@ pub struct ShareArgs {
     /// Leaves that to the guest; this is the default
     #[arg(long)]
     pub no_killpriv_v2: bool,
+
+    /// Lets others who use the share see the guest's fcntl(2) locks, and the guest theirs. A program that waits for one
+    /// cannot be interrupted, and a deadlock is not noticed
+    #[arg(long)]
+    pub remote_posix_locks: bool,
+
+    /// The same for flock(2) locks
+    #[arg(long)]
+    pub remote_flock: bool,
 }
 
 /// How the device moves to another host.
@@ -303,6 +312,8 @@ impl TryFrom<&FsArgs> for Config {
             announce_submounts: !share.no_announce_submounts,
             preserve_noatime: share.preserve_noatime,
             killpriv_v2: share.killpriv_v2,
+            remote_posix_locks: share.remote_posix_locks,
+            remote_flock: share.remote_flock,
             migration_on_error: args.migration.migration_on_error,
             orphan_bytes_max: args.migration.migration_orphan_bytes_max,
             ..defaults
@@ -351,6 +362,8 @@ mod tests {
             "--no-announce-submounts",
             "--preserve-noatime",
             "--killpriv-v2",
+            "--remote-posix-locks",
+            "--remote-flock",
             "--migration-on-error=guest-error",
             "--migration-orphan-bytes-max=4096",
         ];
@@ -370,6 +383,8 @@ mod tests {
             announce_submounts: false,
             preserve_noatime: true,
             killpriv_v2: true,
+            remote_posix_locks: true,
+            remote_flock: true,
             migration_on_error: MigrationOnError::GuestError,
             orphan_bytes_max: 4096,
             ..Config::new("")

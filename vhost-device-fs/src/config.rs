@@ -108,6 +108,10 @@ pub struct Config {
     pub preserve_noatime: bool,
     /// Set-user-id and set-group-id bits are removed by us, not by the guest.
     pub killpriv_v2: bool,
+    /// Locks of fcntl(2) are seen by others who use the share.
+    pub remote_posix_locks: bool,
+    /// Locks of flock(2) are, too.
+    pub remote_flock: bool,
     /// Greatest number of the host's descriptors that the device keeps open.
     pub descriptors_max: u32,
     /// What becomes of a migration when something cannot be carried over.
@@ -155,6 +159,8 @@ impl Config {
             announce_submounts: true,
             preserve_noatime: false,
             killpriv_v2: false,
+            remote_posix_locks: false,
+            remote_flock: false,
             descriptors_max: 1 << 16,
             migration_on_error: MigrationOnError::default(),
             orphan_bytes_max: 64 << 20,

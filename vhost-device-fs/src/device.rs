@@ -1,23 +1,26 @@
 //! The device as `common` drives it: rings to the FUSE server, the config space, and the verbs of the lifecycle.
 //!
-//! Knows neither FUSE opcodes nor files. All that is remembered is in the [`FileSystem`]; nothing goes on outside of the
-//! rings that a guest could see.
+//! Knows neither FUSE opcodes nor files. All that is remembered is in the [`FileSystem`], but for requests that wait
+//! for locks; beside those nothing goes on outside of the rings that a guest could see.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
 
 use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, SaveError, StateSupport, SuspendError,
     read_config_space,
 };
-use common::ring::Ring;
+use common::request::Request;
+use common::ring::{DetachedRequest, Ring};
 use common::state::DeviceKind;
 
 use crate::config::{Config, TAG_BYTES_MAX};
-use crate::fuse::{Buffers, Server};
+use crate::fuse::{Buffers, Served, Server};
 use crate::load;
 use crate::passthrough::{ConfigurationError, FileSystem};
 use crate::save;
 use crate::state::FsState;
+use crate::waiting::Waiting;
 
 /// Ring 0 carries FORGET and INTERRUPT, which must not wait behind other requests (virtio 1.3, 5.11.2).
 const HIGH_PRIORITY_RINGS: u16 = 1;
@@ -29,11 +32,28 @@ const CONFIG_SPACE_BYTES: usize = TAG_BYTES_MAX + size_of::<u32>();
 /// A shared directory as a virtio device.
 #[derive(Debug)]
 pub struct FsDevice {
-    config: Config,
+    shared: Arc<Shared>,
     config_space: [u8; CONFIG_SPACE_BYTES],
-    file_system: FileSystem,
     /// One for each ring, so that rings do not wait for each other and requests allocate nothing.
     buffers: Vec<Mutex<Buffers>>,
+    waiting: Arc<Waiting>,
+}
+
+/// What requests are served from, also by the thread of those that wait.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    file_system: FileSystem,
+}
+
+impl Shared {
+    fn server(&self, may_wait: bool) -> Server<'_> {
+        Server {
+            config: &self.config,
+            file_system: &self.file_system,
+            may_wait,
+        }
+    }
 }
 
 impl FsDevice {
@@ -43,10 +63,43 @@ impl FsDevice {
         let rings = usize::from(HIGH_PRIORITY_RINGS + config.request_rings);
         Ok(Self {
             config_space: config_space(&config),
-            file_system,
+            shared: Arc::new(Shared {
+                config,
+                file_system,
+            }),
             buffers: (0..rings).map(|_| Mutex::default()).collect(),
-            config,
+            waiting: Arc::new(Waiting::new(rings)),
         })
+    }
+
+    fn file_system(&self) -> &FileSystem {
+        &self.shared.file_system
+    }
+
+    fn serve(&self, ring: &mut Ring<'_>, request: Request, buffers: &mut Buffers) {
+        let server = self.shared.server(self.waiting.has_room(ring.index()));
+        match server.serve(&request, buffers, &mut || ring.flush()) {
+            Served::Answered(written) => ring.complete(request, written),
+            Served::Waits => self.wait(ring, request, buffers),
+        }
+    }
+
+    /// A thread serves it again and again from here on. If none can be had the guest is told.
+    fn wait(&self, ring: &Ring<'_>, request: Request, buffers: &mut Buffers) {
+        let shared = Arc::clone(&self.shared);
+        let serve = Box::new(move |request: &DetachedRequest, buffers: &mut Buffers| {
+            let server = shared.server(true);
+            server.serve(request.request(), buffers, &mut || {})
+        });
+        let request = ring.detach(request);
+        let started = |thread: &Thread| self.file_system().set_lock_waiter(thread.clone());
+        if let Err(request) = self.waiting.wait(ring.index(), request, serve, started) {
+            let server = self.shared.server(false);
+            if let Served::Answered(written) = server.serve(request.request(), buffers, &mut || {})
+            {
+                request.complete(written);
+            }
+        }
     }
 }
 
@@ -72,7 +125,7 @@ impl Device for FsDevice {
             rings: self.buffers.len(),
             ring_size_max: RING_SIZE_MAX,
             features: 0,
-            config_space: self.config.tag.is_some(),
+            config_space: self.shared.config.tag.is_some(),
             dirty_log: true,
             resubmits: false,
         }
@@ -103,42 +156,55 @@ impl Device for FsDevice {
             return;
         };
         let mut buffers = buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = Server {
-            config: &self.config,
-            file_system: &self.file_system,
-        };
+        if ring.is_open() {
+            for head in self.waiting.take_left(ring.index()) {
+                if let Some(request) = ring.take_up(head) {
+                    self.serve(ring, request, &mut buffers);
+                }
+            }
+        }
         while let Some(request) = ring.pop() {
-            let written = server.serve(&request, &mut buffers, &mut || ring.flush());
-            ring.complete(request, written);
+            self.serve(ring, request, &mut buffers);
         }
     }
 
     fn suspend(&self) -> Result<(), SuspendError> {
-        Ok(()) // nothing goes on outside of the rings
+        Ok(()) // what waits was left with the guest when the rings were drained
     }
 
     fn resume(&self, _guest: &Guest) {
-        // Nothing goes on outside of the rings.
+        self.file_system().take_locks_again();
     }
 
     fn prepare_save(&self) {
-        save::prepare_save(&self.file_system);
+        save::prepare_save(self.file_system());
     }
 
     fn save(&self) -> Result<Self::State, SaveError> {
-        save::save(&self.file_system)
+        let mut state = save::save(self.file_system())?;
+        save::add_waiting(&mut state, self.waiting.left());
+        // From here on it is somebody else's turn, if this device is not resumed.
+        self.file_system().let_locks_go();
+        Ok(state)
     }
 
     fn check(&self, state: &Self::State) -> Result<(), LoadError> {
-        load::check(&self.config, state)
+        load::check(&self.shared.config, state)
     }
 
     fn load(&self, state: Self::State) -> Result<(), LoadError> {
-        load::load(&self.file_system, &state)
+        load::load(self.file_system(), &state)?;
+        self.waiting.set_left(load::left_of(&state));
+        Ok(())
+    }
+
+    fn front_end_left(&self) {
+        self.file_system().let_locks_go();
     }
 
     fn reset(&self) {
-        self.file_system.reset();
+        self.waiting.set_left([]);
+        self.file_system().reset();
     }
 }
 

@@ -29,4 +29,5 @@ pub mod save;
 pub mod state;
 mod store;
 pub mod translation;
+mod waiting;
 pub mod xattr_map;

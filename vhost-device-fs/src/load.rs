@@ -5,9 +5,11 @@
 //! used, and by a thread in the background. On another one, such as a copy, every inode is found now.
 
 mod handles;
+mod locks;
 mod nodes;
 mod orphans;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use common::device::LoadError;
@@ -56,12 +58,22 @@ pub enum Mismatch {
         /// The limit of this back-end.
         bytes_max: u64,
     },
+    /// Requests that wait on a ring that this back-end does not have.
+    #[error(
+        "a request waits on ring {ring}, and this back-end has {rings} request rings (--num-request-queues)"
+    )]
+    Ring {
+        /// Index of the ring.
+        ring: u16,
+        /// Number of request rings here.
+        rings: u16,
+    },
     /// More open files than this back-end has descriptors for.
     #[error(
-        "the state has {descriptors} open files and unlinked inodes, and this back-end keeps descriptors for {descriptors_max} (about a half of --rlimit-nofile)"
+        "the state has {descriptors} open files, unlinked inodes and owners of locks, and this back-end keeps descriptors for {descriptors_max} (about a half of --rlimit-nofile)"
     )]
     Descriptors {
-        /// Handles and orphans in the state, without those that are lost.
+        /// Handles, orphans and owners of locks in the state, without those that are lost.
         descriptors: usize,
         /// The limit of this back-end.
         descriptors_max: u32,
@@ -123,7 +135,13 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     let bytes = (state.orphan_data.len() + of_xattrs) as u64;
     let bytes_max = config.orphan_bytes_max;
     let open = state.handles.iter().filter(|handle| !handle.lost).count();
-    let descriptors = open + state.orphans.len();
+    let owners: HashSet<_> = state
+        .locks
+        .iter()
+        .filter(|lock| !lock.whole_file)
+        .map(|lock| (lock.handle, lock.owner))
+        .collect();
+    let descriptors = open + state.orphans.len() + owners.len();
     let descriptors_max = config.descriptors_held_max();
     if state.share.xattr && !config.xattr {
         Err(Mismatch::Xattr)
@@ -133,6 +151,11 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
         Err(hidden)
     } else if config.readonly && !state.share.readonly {
         Err(Mismatch::ReadOnly)
+    } else if let Some(ring) = ring_beyond(config, state) {
+        Err(Mismatch::Ring {
+            ring,
+            rings: config.request_rings,
+        })
     } else if bytes > bytes_max {
         Err(Mismatch::OrphanBytes { bytes, bytes_max })
     } else if descriptors as u64 > u64::from(descriptors_max) {
@@ -161,6 +184,17 @@ fn hidden_xattr(config: &Config, state: &FsState) -> Option<Mismatch> {
         .next()
 }
 
+fn ring_beyond(config: &Config, state: &FsState) -> Option<u16> {
+    let rings = state.waiters.iter().map(|waiter| waiter.ring);
+    rings.into_iter().find(|ring| *ring > config.request_rings)
+}
+
+/// The rings and heads of requests that the source has left with the guest.
+pub(crate) fn left_of(state: &FsState) -> impl Iterator<Item = (u16, u16)> + '_ {
+    let waiters = state.waiters.iter();
+    waiters.map(|waiter| (waiter.ring, waiter.head))
+}
+
 /// Takes over `state`, which has passed [`check`]: handles are open when this returns. On an error nothing has changed.
 pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), LoadError> {
     let host = file_system.host();
@@ -177,6 +211,7 @@ pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), Load
         writeback,
     };
     handles::open(&tables, &source, &mut failures);
+    locks::take(&tables, state, &mut failures);
     if failures.count > 0 {
         match host.config.migration_on_error {
             MigrationOnError::Abort => return Err(LoadError::Host(failures.into())),

@@ -149,6 +149,34 @@ pub struct WriteOptions {
     pub kill_suidgid: bool,
 }
 
+/// What a lock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockKind {
+    /// Others may have one like it.
+    Shared,
+    /// Nobody else may have one.
+    Exclusive,
+    /// None: it is given back.
+    None,
+}
+
+/// A file lock, wanted or held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// Who has it, in the guest.
+    pub owner: u64,
+    /// The process, in the guest.
+    pub pid: u32,
+    /// What it is.
+    pub kind: LockKind,
+    /// The first byte.
+    pub start: u64,
+    /// The last byte.
+    pub end: u64,
+    /// It is one of flock(2), on the whole file, and belongs to the open file; otherwise one of fcntl(2).
+    pub whole_file: bool,
+}
+
 /// One name in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectoryEntry<'a> {

@@ -16,8 +16,12 @@ use rustix::io::Errno;
 use crate::config::MigrationOnError;
 use crate::fuse::session::SessionOptions;
 use crate::operations::ROOT_NODEID;
-use crate::passthrough::{Directory, FileSystem, Handle, Tables, Target, stat_descriptor};
-use crate::state::{FsState, HandleV1, LocationV1, MountV1, NameV1, NodeV1, SessionV1, ShareV1};
+use crate::passthrough::{
+    Directory, FileSystem, Handle, LAST_BYTE, LockImage, Tables, Target, stat_descriptor,
+};
+use crate::state::{
+    FsState, HandleV1, LocationV1, LockV1, MountV1, NameV1, NodeV1, SessionV1, ShareV1, WaiterV1,
+};
 use crate::store::{NodeImage, Numbered};
 pub(crate) use configuration::configuration;
 use orphans::{Captured, OrphanError};
@@ -73,7 +77,38 @@ pub(crate) fn save(file_system: &FileSystem) -> Result<FsState, SaveError> {
         handles: save_handles(&tables, &handles),
         orphans: captured.orphans,
         orphan_data: captured.data,
+        locks: tables.locks.images().into_iter().map(lock).collect(),
+        waiters: Vec::new(),
     })
+}
+
+/// Adds the rings and heads of requests that were left with the guest.
+pub(crate) fn add_waiting(state: &mut FsState, waiting: Vec<(u16, u16)>) {
+    state.waiters = waiting
+        .into_iter()
+        .map(|(ring, head)| WaiterV1 { ring, head })
+        .collect();
+}
+
+fn lock(image: LockImage) -> LockV1 {
+    let LockImage {
+        nodeid: _, // the handle's
+        handle,
+        owner,
+        pid,
+        range,
+        exclusive,
+    } = image;
+    let (start, end) = range.map_or((0, LAST_BYTE), |range| (range.start, range.end));
+    LockV1 {
+        owner,
+        handle,
+        pid,
+        whole_file: range.is_none(),
+        exclusive,
+        start,
+        end,
+    }
 }
 
 fn session(options: SessionOptions) -> SessionV1 {

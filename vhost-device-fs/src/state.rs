@@ -10,8 +10,10 @@
 //! | `HNDL` | table of [`HandleV1`] |
 //! | `ORPH` | table of [`OrphanV1`] |
 //! | `ODAT` | the data of all orphans, one after the other |
+//! | `LOCK` | table of [`LockV1`], if there are any (version 2) |
+//! | `WAIT` | table of [`WaiterV1`], if there are any (version 2) |
 //!
-//! All are critical and all but `SESS` and `CONF` must be there. A released struct never changes: a new version of a section
+//! All are critical and all but `SESS`, `CONF`, `LOCK` and `WAIT` must be there. A released struct never changes: a new version of a section
 //! takes its place. A section that is only there if it is needed leaves all other states to older readers. What the sections say is believed only after [`FsState::validate`].
 
 use common::state::{
@@ -36,6 +38,8 @@ const NODES: Tag = Tag::new(*b"INOD");
 const HANDLES: Tag = Tag::new(*b"HNDL");
 const ORPHANS: Tag = Tag::new(*b"ORPH");
 const ORPHAN_DATA: Tag = Tag::new(*b"ODAT");
+const LOCKS: Tag = Tag::new(*b"LOCK");
+const WAITERS: Tag = Tag::new(*b"WAIT");
 
 /// The state of a file system device.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,9 +60,13 @@ pub struct FsState {
     pub orphans: Vec<OrphanV1>,
     /// Their data, in their order and in the order of their extents.
     pub orphan_data: Vec<u8>,
+    /// Locks that the guest has and that others see.
+    pub locks: Vec<LockV1>,
+    /// Requests that wait for locks.
+    pub waiters: Vec<WaiterV1>,
 }
 
-/// What came later than version 1 is only there if it is not empty, so that the texts of older states stay true.
+/// What a version added is told of only if it is there: the texts of the states of older versions are history.
 impl std::fmt::Debug for FsState {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -70,6 +78,8 @@ impl std::fmt::Debug for FsState {
             handles,
             orphans,
             orphan_data,
+            locks,
+            waiters,
         } = self;
         let mut text = formatter.debug_struct("FsState");
         text.field("share", share).field("session", session);
@@ -80,8 +90,14 @@ impl std::fmt::Debug for FsState {
             .field("nodes", nodes)
             .field("handles", handles)
             .field("orphans", orphans)
-            .field("orphan_data", orphan_data)
-            .finish()
+            .field("orphan_data", orphan_data);
+        if !locks.is_empty() {
+            text.field("locks", locks);
+        }
+        if !waiters.is_empty() {
+            text.field("waiters", waiters);
+        }
+        text.finish()
     }
 }
 
@@ -238,13 +254,42 @@ pub struct ExtentV1 {
     pub length: u64,
 }
 
+/// A lock that others see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockV1 {
+    /// Whose locks it is one of, in the guest.
+    pub owner: u64,
+    /// What it was taken by, and goes with.
+    pub handle: u64,
+    /// The process in the guest; 0 if it is not known.
+    pub pid: u32,
+    /// It is one of flock(2), on the whole file, not of fcntl(2).
+    pub whole_file: bool,
+    /// Nobody else may have one.
+    pub exclusive: bool,
+    /// The first byte; 0 for the whole file.
+    pub start: u64,
+    /// The last byte; 2^63 - 1 for the whole file.
+    pub end: u64,
+}
+
+/// A request that the guest has not got back, for it waits for a lock. It is served again from its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterV1 {
+    /// Index of its ring.
+    pub ring: u16,
+    /// Head of its chain.
+    pub head: u16,
+}
+
 impl StateSchema for FsState {
     const KIND: DeviceKind = DeviceKind::Fs;
     const VERSION: u16 = 2;
     const VERSION_OLDEST: u16 = 1;
     const SUPPORT: SchemaSupport = SchemaSupport::Savable;
 
-    /// An older reader refuses what version 2 has added by its name, where it is there.
+    /// What version 2 has more is in critical sections that are there only if there is something in them. So version 1 reads what
+    /// has none, and refuses the rest.
     fn reader_oldest(_version: u16) -> u16 {
         1
     }
@@ -259,6 +304,8 @@ impl StateSchema for FsState {
             handles,
             orphans,
             orphan_data,
+            locks,
+            waiters,
         } = self;
         let critical = Importance::Critical;
         out.section(SHARE, 1, critical, share)?;
@@ -280,7 +327,14 @@ impl StateSchema for FsState {
         out.table(NODES, 1, critical, nodes)?;
         out.table(HANDLES, 1, critical, handles)?;
         out.table(ORPHANS, 1, critical, orphans)?;
-        out.raw(ORPHAN_DATA, 1, critical, orphan_data)
+        out.raw(ORPHAN_DATA, 1, critical, orphan_data)?;
+        if !locks.is_empty() {
+            out.table(LOCKS, 1, critical, locks)?;
+        }
+        if !waiters.is_empty() {
+            out.table(WAITERS, 1, critical, waiters)?;
+        }
+        Ok(())
     }
 
     fn read(input: &mut StateReader<'_>) -> Result<Self, StateError> {
@@ -292,6 +346,8 @@ impl StateSchema for FsState {
         let mut handles = None;
         let mut orphans = None;
         let mut orphan_data: Option<Vec<u8>> = None;
+        let mut locks = None;
+        let mut waiters = None;
         while let Some(section) = input.next_section()? {
             match (section.tag, section.version) {
                 (SHARE, 1) => once(&mut share, &section)?,
@@ -304,6 +360,8 @@ impl StateSchema for FsState {
                 (ORPHAN_DATA, 1) => orphan_data
                     .get_or_insert_default()
                     .extend_from_slice(section.bytes()),
+                (LOCKS, 1) => more(&mut locks, &section)?,
+                (WAITERS, 1) => more(&mut waiters, &section)?,
                 _ => input.unknown(&section)?,
             }
         }
@@ -316,6 +374,8 @@ impl StateSchema for FsState {
             handles: required(handles, HANDLES)?,
             orphans: required(orphans, ORPHANS)?,
             orphan_data: required(orphan_data, ORPHAN_DATA)?,
+            locks: locks.unwrap_or_default(),
+            waiters: waiters.unwrap_or_default(),
         })
     }
 }

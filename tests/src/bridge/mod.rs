@@ -44,6 +44,8 @@ pub struct Traffic {
     pub forgets: u64,
     /// INTERRUPT, none of which was passed on.
     pub interrupts: u64,
+    /// Requests in flight at this moment.
+    pub in_flight_now: usize,
     /// Most requests in flight at a time.
     pub in_flight_most: usize,
     /// Requests in flight, summed over all migrations and snapshots at the moment they began.

@@ -178,7 +178,10 @@ impl Pump {
                     self.traffic.in_flight_at_stop += self.pending.len();
                     answer.send(self.machine.snapshot()).ok()
                 }
-                Command::Traffic(answer) => answer.send(Ok(self.traffic)).ok(),
+                Command::Traffic(answer) => {
+                    self.traffic.in_flight_now = self.pending.len();
+                    answer.send(Ok(self.traffic)).ok()
+                }
                 Command::End => return Next::End,
             };
         }

@@ -202,6 +202,16 @@ impl Machine {
         start(&mut self.frontend, companion, &self.rings, bases)
     }
 
+    /// The guest reboots, after its rings were stopped: its driver sets them up anew.
+    pub fn reboot(&mut self) -> Result<()> {
+        let event_idx = self.features & feature::EVENT_IDX != 0;
+        for ring in &mut self.rings {
+            let size = ring.setup(0).size;
+            *ring = Ring::new(&self.memory, ring.index(), size, event_idx)?;
+        }
+        self.start(&vec![0; self.rings.len()])
+    }
+
     /// Stops all rings; returns their bases. The device is silent afterwards.
     pub fn stop(&mut self) -> Result<Vec<u32>> {
         if let Some(companion) = &mut self.companion {

@@ -274,6 +274,10 @@ wire! {
     GetXattrIn { size: u32, padding: u32, }
     GetXattrOut { size: u32, padding: u32, }
     AccessIn { mask: u32, padding: u32, }
+    /// `end` is the last byte; `kind` is one of `F_*LCK`.
+    FileLock { start: u64, end: u64, kind: u32, pid: u32, }
+    LkIn { handle: u64, owner: u64, lock: FileLock, lk_flags: u32, padding: u32, }
+    LkOut { lock: FileLock, }
     FallocateIn { handle: u64, offset: u64, length: u64, mode: u32, padding: u32, }
     LseekIn { handle: u64, offset: u64, whence: u32, padding: u32, }
     LseekOut { offset: u64, }
@@ -380,6 +384,8 @@ pub const WRITE_CACHE: u32 = 1 << 0;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `fuse_setxattr_in.setxattr_flags`: remove set-group-id when an ACL is set.
 pub const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+/// `fuse_lk_in.lk_flags`: a lock of flock(2), not one of fcntl(2).
+pub const LK_FLOCK: u32 = 1 << 0;
 /// `fuse_fsync_in.fsync_flags`: data only.
 pub const FSYNC_DATA_ONLY: u32 = 1 << 0;
 /// `fuse_attr.flags`: the root of a mount below the share.
@@ -426,6 +432,8 @@ mod tests {
             ("write_in", WriteIn::SIZE, 40),
             ("kstatfs", StatFsOut::SIZE, 80),
             ("fsync_in", FsyncIn::SIZE, 16),
+            ("lk_in", LkIn::SIZE, 48),
+            ("lk_out", LkOut::SIZE, 24),
             ("fallocate_in", FallocateIn::SIZE, 32),
             ("lseek_in", LseekIn::SIZE, 24),
             ("copy_file_range_in", CopyFileRangeIn::SIZE, 56),

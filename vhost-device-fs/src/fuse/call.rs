@@ -27,6 +27,9 @@ pub(super) struct Call<'a> {
     /// The rest of the request, which was not copied, and its length in bytes.
     pub(super) rest: Reader<'a>,
     pub(super) rest_len: usize,
+    /// Whether it may wait for somebody else, and whether it does: then there is no reply yet.
+    pub(super) may_wait: bool,
+    pub(super) waits: bool,
     /// Room in guest memory behind the reply's header; `None` if the guest expects no reply.
     pub(super) data: Option<Writer<'a>>,
 }

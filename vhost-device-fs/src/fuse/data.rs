@@ -105,7 +105,8 @@ fn put_count(call: &mut Call<'_>, count: usize) -> FsResult<()> {
 
 pub(super) fn flush(call: &mut Call<'_>) -> FsResult<()> {
     let flush: FlushIn = call.input.take()?;
-    call.file_system.flush(call.nodeid, flush.handle)
+    call.file_system
+        .flush(call.nodeid, flush.handle, flush.lock_owner)
 }
 
 pub(super) fn release(call: &mut Call<'_>) -> FsResult<()> {

@@ -1,15 +1,14 @@
 //! The table of operations: for each opcode what it copies, what it answers, and who does it.
 //!
-//! An opcode without an operation is answered with `ENOSYS`, which tells the guest to do without: it keeps file
-//! locks to itself, polls no file, and so on.
+//! An opcode without an operation is answered with `ENOSYS`, which tells the guest to do without: it polls no file, and so on.
 
 use super::abi::{
-    AttrOut, BatchForgetIn, CopyFileRangeOut, EntryOut, InitOut, LseekOut, Opcode, OpenOut,
+    AttrOut, BatchForgetIn, CopyFileRangeOut, EntryOut, InitOut, LkOut, LseekOut, Opcode, OpenOut,
     StatFsOut, StatxOut, WriteIn, WriteOut,
 };
 use super::call::Call;
 use super::wire::Wire;
-use super::{attributes, data, directories, names, xattrs};
+use super::{attributes, data, directories, locks, names, xattrs};
 use crate::operations::FsResult;
 
 /// How one opcode is served.
@@ -90,10 +89,10 @@ pub(super) fn operation(opcode: Opcode) -> Option<Operation> {
         Op::GetXattr => done(xattrs::get),
         Op::ListXattr => done(xattrs::list),
         Op::RemoveXattr => done(xattrs::remove),
-        Op::GetLk
-        | Op::SetLk
-        | Op::SetLkW
-        | Op::Interrupt
+        Op::GetLk => answers::<LkOut>(locks::get),
+        Op::SetLk => done(locks::set),
+        Op::SetLkW => done(locks::set_waiting),
+        Op::Interrupt
         | Op::Bmap
         | Op::Ioctl
         | Op::Poll

@@ -11,10 +11,11 @@ mod data;
 mod directories;
 mod dispatch;
 pub mod input;
+mod locks;
 mod names;
 mod server;
 pub mod session;
 pub mod wire;
 mod xattrs;
 
-pub use server::{Buffers, Server};
+pub use server::{Buffers, Served, Server};

@@ -39,12 +39,25 @@ pub struct Server<'a> {
     pub config: &'a Config,
     /// What requests are about.
     pub file_system: &'a FileSystem,
+    /// Whether a request may wait for a lock of somebody else's ([`Served::Waits`]).
+    pub may_wait: bool,
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// So many bytes were written to it, and the guest can have it back.
+    Answered(u32),
+    /// It waits for somebody else, and is to be served again. Nothing was written.
+    Waits,
 }
 
 /// How many bytes are behind the slot of the reply's header.
 enum Answer {
     /// The guest expects no reply.
     Nothing,
+    /// There is none yet.
+    Later,
     /// The reply is in [`Buffers::reply`].
     Reply,
     /// So many bytes are in guest memory already.
@@ -52,7 +65,7 @@ enum Answer {
 }
 
 impl Server<'_> {
-    /// Serves `request` and returns how many bytes were written to it.
+    /// Serves `request`.
     ///
     /// `before_slow` runs before an operation that may take long.
     pub fn serve(
@@ -60,7 +73,7 @@ impl Server<'_> {
         request: &Request,
         buffers: &mut Buffers,
         before_slow: &mut dyn FnMut(),
-    ) -> u32 {
+    ) -> Served {
         let mut reader = request.reader();
         let Ok(header) = copy::<InHeader>(&mut reader) else {
             if let Some(count) = TOO_SHORT.count() {
@@ -69,11 +82,12 @@ impl Server<'_> {
                     reader.remaining()
                 );
             }
-            return 0;
+            return Served::Answered(0);
         };
         let answer = self.answer(&header, reader, request, buffers, before_slow);
         let (error, behind, body) = match answer {
-            Ok(Answer::Nothing) => return 0,
+            Ok(Answer::Nothing) => return Served::Answered(0),
+            Ok(Answer::Later) => return Served::Waits,
             Ok(Answer::Reply) => (0, buffers.reply.len(), buffers.reply.as_slice()),
             Ok(Answer::InPlace(bytes)) => (0, bytes, &[][..]),
             Err(error) => {
@@ -90,7 +104,7 @@ impl Server<'_> {
             error,
             unique: header.unique,
         };
-        send(&mut buffers.header, request, reply, body)
+        Served::Answered(send(&mut buffers.header, request, reply, body))
     }
 
     fn answer(
@@ -127,11 +141,16 @@ impl Server<'_> {
             rest: reader,
             rest_len: body_len.saturating_sub(buffers.body.len()),
             data,
+            may_wait: self.may_wait,
+            waits: false,
         };
         if operation.slow {
             before_slow();
         }
         (operation.run)(&mut call)?;
+        if call.waits {
+            return Ok(Answer::Later);
+        }
         let in_place = call.data.as_ref().map_or(0, Writer::written);
         let room = call.data.as_ref().map_or(0, Writer::remaining);
         match operation.reply {

@@ -130,6 +130,11 @@ impl SessionOptions {
         self.has(ACLS)
     }
 
+    /// Whether the guest asks us for its locks of fcntl(2), instead of keeping them to itself.
+    pub fn posix_locks(&self) -> bool {
+        self.has(init::POSIX_LOCKS)
+    }
+
     /// Whether a session that began on another back-end could have begun on one configured like this.
     pub fn fits(&self, config: &Config) -> Result<(), SessionMismatch> {
         if !(abi::MINOR_VERSION_OLDEST..=abi::MINOR_VERSION).contains(&self.minor) {
@@ -165,6 +170,8 @@ fn supported(config: &Config) -> u64 {
             init::DO_READDIRPLUS | init::READDIRPLUS_AUTO,
         )
         | flag_if(caches, init::CACHE_SYMLINKS)
+        | flag_if(config.remote_posix_locks, init::POSIX_LOCKS)
+        | flag_if(config.remote_flock, init::FLOCK_LOCKS)
         | flag_if(config.writeback, init::WRITEBACK_CACHE)
         | flag_if(config.announce_submounts, init::SUBMOUNTS)
         | flag_if(config.killpriv_v2, init::HANDLE_KILLPRIV_V2)
@@ -209,6 +216,8 @@ fn option_for(flags: u64) -> &'static str {
             init::DO_READDIRPLUS | init::READDIRPLUS_AUTO,
             "no --no-readdirplus, no --cache=never",
         ),
+        (init::POSIX_LOCKS, "--remote-posix-locks"),
+        (init::FLOCK_LOCKS, "--remote-flock"),
         (init::WRITEBACK_CACHE, "--writeback"),
         (init::SUBMOUNTS, "--announce-submounts"),
         (init::HANDLE_KILLPRIV_V2, "--killpriv-v2"),
@@ -364,7 +373,9 @@ mod tests {
     #[test]
     fn options_decide_about_flags() {
         type Enable = fn(&mut Config);
-        let options: [(u64, Enable); 6] = [
+        let options: [(u64, Enable); 8] = [
+            (init::POSIX_LOCKS, |config| config.remote_posix_locks = true),
+            (init::FLOCK_LOCKS, |config| config.remote_flock = true),
             (init::WRITEBACK_CACHE, |config| config.writeback = true),
             (init::HANDLE_KILLPRIV_V2, |config| config.killpriv_v2 = true),
             (init::DIRECT_IO_ALLOW_MMAP, |config| {

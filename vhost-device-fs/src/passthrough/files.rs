@@ -85,6 +85,8 @@ impl FileSystem {
         target: Target,
     ) -> FsResult<OpenReply> {
         let mount = tables.nodes.traits(nodeid)?.mount;
+        // FLUSH is what gives back locks of fcntl(2).
+        let locks = self.session().is_some_and(|session| session.posix_locks());
         tables.nodes.hold(nodeid)?;
         let is_directory = matches!(target, Target::Directory(_));
         let cache = self.host.config.cache;
@@ -94,7 +96,7 @@ impl FileSystem {
             keep_cache: cached,
             cache_dir: cached && is_directory,
             direct_io: !is_directory && matches!(cache, Cache::Never | Cache::Metadata),
-            no_flush: !is_directory && tables.mounts.closes_silently(mount),
+            no_flush: !is_directory && !locks && tables.mounts.closes_silently(mount),
         })
     }
 
@@ -227,8 +229,10 @@ impl FileSystem {
     }
 
     /// A descriptor of the file is being closed in the guest: the host may have errors to tell that it kept.
-    pub fn flush(&self, _nodeid: u64, handle: u64) -> FsResult<()> {
-        let handle = self.tables().handles.get(handle)?;
+    pub fn flush(&self, nodeid: u64, handle: u64, lock_owner: u64) -> FsResult<()> {
+        let tables = self.tables();
+        let handle = tables.handles.get(handle)?;
+        self.flush_locks(&tables, nodeid, lock_owner)?;
         let again = rustix::io::fcntl_dupfd_cloexec(handle.descriptor()?, 0)?;
         close(again)
     }
@@ -237,6 +241,7 @@ impl FileSystem {
     pub fn release(&self, handle: u64) -> FsResult<()> {
         let tables = self.tables();
         let released = tables.handles.remove(handle)?;
+        self.release_locks(&tables, released.nodeid, handle);
         tables.nodes.release(released.nodeid);
         Ok(())
     }

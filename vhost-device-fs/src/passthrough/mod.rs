@@ -14,12 +14,15 @@ mod files;
 mod flags;
 mod handle;
 mod host;
+mod lock_table;
+mod locks;
 mod names;
 mod tables;
 mod xattrs;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::Thread;
 
 use rustix::fs::Mode;
 
@@ -30,6 +33,8 @@ pub(crate) use directory::{Directory, PendingEntry};
 pub(crate) use flags::{GuestFlags, host_flags};
 pub(crate) use handle::{Handle, Target};
 pub(crate) use host::{Host, ProcPath, open_path, stat_descriptor};
+pub(crate) use lock_table::{LAST_BYTE, LockImage};
+pub(crate) use locks::{lose, set as set_lock};
 pub(crate) use tables::Tables;
 
 use crate::config::Config;
@@ -46,6 +51,8 @@ pub struct FileSystem {
     session: RwLock<Option<SessionOptions>>,
     /// The name on the host of what is `security.capability` in the guest, if it is another one.
     remapped_capabilities: Option<Vec<u8>>,
+    /// Whoever has requests that wait for locks.
+    lock_waiter: Mutex<Option<Thread>>,
     /// Whether the guest changed anything on the share since it was last put on stable storage.
     changed: AtomicBool,
 }
@@ -66,6 +73,7 @@ impl FileSystem {
             credentials: Credentials::current(config.translations.clone()).map_err(unusable)?,
             remapped_capabilities: xattrs::remapped_capabilities(config),
             session: RwLock::new(None),
+            lock_waiter: Mutex::new(None),
             changed: AtomicBool::new(false),
             host,
         })
@@ -162,6 +170,21 @@ impl FileSystem {
         creation_mask::with_mask(umask, || {
             self.credentials.as_caller(caller, || work(permissions(0)))
         })
+    }
+
+    /// The thread that is woken when the guest has given a lock back.
+    pub(crate) fn set_lock_waiter(&self, thread: Thread) {
+        let waiter = self.lock_waiter.lock();
+        *waiter.unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Whoever waits for a lock may get it now.
+    fn lock_given_back(&self) {
+        let waiter = self.lock_waiter.lock();
+        let waiter = waiter.unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = &*waiter {
+            thread.unpark();
+        }
     }
 
     /// Held while something on the share is changed.

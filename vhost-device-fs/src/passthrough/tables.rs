@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::handle::Handle;
 use super::host::{self, Host};
+use super::lock_table::LockTable;
 use crate::operations::{FsResult, ROOT_NODEID};
 use crate::store::{
     FileKind, HandleTable, Identity, Location, MountTable, Name, NodeStore, Sighting, View,
@@ -33,10 +34,12 @@ pub(crate) struct Tables {
     pub(crate) nodes: NodeStore,
     /// Open files and directories.
     pub(crate) handles: HandleTable<Handle>,
+    /// The guest's locks that others see.
+    pub(crate) locks: LockTable,
     /// Held from the look at a name on the host until we have noted what we saw: a LOOKUP that is overtaken by a
     /// RENAME would note the old name as the newest one.
     names: [RwLock<()>; NAME_LOCKS],
-    /// Greatest number of descriptors that the guest holds by handles and by inodes without a name.
+    /// Greatest number of descriptors that the guest holds by handles, by inodes without a name, and by locks.
     held_max: usize,
 }
 
@@ -55,6 +58,7 @@ impl Tables {
             mounts,
             nodes: NodeStore::new(sighting, root, cached_max),
             handles: HandleTable::new(next_handle),
+            locks: LockTable::default(),
             held_max: usize::try_from(held_max).unwrap_or(usize::MAX),
             names: std::array::from_fn(|_| RwLock::default()),
         })
@@ -92,7 +96,8 @@ impl Tables {
     /// guest does: for its sockets, the front-end's rings and a migration.
     pub(crate) fn room_for_descriptor(&self) -> FsResult<()> {
         // One of the pinned ones is the root's, which is not the guest's doing.
-        if self.handles.len() + self.nodes.pinned() <= self.held_max {
+        let held = self.handles.len() + self.nodes.pinned() + self.locks.descriptors();
+        if held <= self.held_max {
             Ok(())
         } else {
             Err(Errno::NFILE)

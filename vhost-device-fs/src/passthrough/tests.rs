@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use super::*;
 use crate::config::Config;
 use crate::operations::{
-    Caller, Entry, Extensions, FsResult, OpenReply, ROOT_NODEID, SecurityContext, SetAttributes,
-    SetTime, XattrReply,
+    Caller, Entry, Extensions, FsResult, Lock, LockKind, OpenReply, ROOT_NODEID, SecurityContext,
+    SetAttributes, SetTime, XattrReply,
 };
 
 mod identity;
@@ -775,4 +775,77 @@ fn a_sync_in_the_middle_of_a_change_does_not_make_it_forgotten() {
         .symlink(&ROOT, ROOT_NODEID, b"l", b"to", Extensions::default())
         .unwrap();
     assert!(changed());
+}
+
+#[test]
+fn locks_of_owners_hold_a_descriptor_each_and_are_refused_beyond_what_is_kept() {
+    let share = Share::with(|config| config.remote_posix_locks = true);
+    let (_, open) = share.create("f");
+    let lock = |owner, kind, start, end| {
+        let lock = Lock {
+            owner,
+            pid: 7,
+            kind,
+            start,
+            end,
+            whole_file: false,
+        };
+        share.fs.set_lock(open.handle, &lock)
+    };
+    // 64 descriptors, of which half are kept: one for the handle, and one is the root's, which does not count.
+    for owner in 0..32 {
+        let result = lock(owner, LockKind::Shared, owner, owner);
+        assert_eq!(
+            result,
+            if owner < 31 {
+                Ok(())
+            } else {
+                Err(Errno::NFILE)
+            },
+            "{owner}"
+        );
+    }
+    assert_eq!(lock(5, LockKind::Exclusive, 5, 5), Ok(()), "no new owner");
+    assert_eq!(lock(6, LockKind::None, 0, i64::MAX as u64), Ok(()));
+    assert_eq!(lock(5, LockKind::Exclusive, 7, 7), Err(Errno::AGAIN));
+    for (start, end) in [(2, 1), (0, 1 << 63), (u64::MAX, u64::MAX)] {
+        assert_eq!(lock(5, LockKind::Shared, start, end), Err(Errno::INVAL));
+    }
+    assert_eq!(share.fs.tables().locks.descriptors(), 30);
+    share.fs.flush(ROOT_NODEID, open.handle, 5).unwrap();
+    assert_eq!(share.fs.tables().locks.descriptors(), 30, "of another file");
+    share.fs.release(open.handle).unwrap();
+    assert!(share.fs.tables().locks.is_empty());
+}
+
+#[test]
+fn a_lock_that_somebody_takes_while_the_guest_is_stopped_costs_the_guest_its_handle() {
+    let share = Share::with(|config| config.remote_flock = true);
+    let (_, kept) = share.create("kept");
+    let (_, taken) = share.create("taken");
+    let lock = Lock {
+        owner: 1,
+        pid: 0,
+        kind: LockKind::Exclusive,
+        start: 0,
+        end: 0,
+        whole_file: true,
+    };
+    for handle in [kept.handle, taken.handle] {
+        share.fs.set_lock(handle, &lock).unwrap();
+    }
+    share.fs.take_locks_again();
+    let somebody = fs::File::open(share.path("taken")).unwrap();
+    let operation = rustix::fs::FlockOperation::NonBlockingLockShared;
+    assert_eq!(rustix::fs::flock(&somebody, operation), Err(Errno::AGAIN));
+    share.fs.let_locks_go();
+    rustix::fs::flock(&somebody, operation).unwrap();
+    share.fs.take_locks_again();
+    assert_eq!(share.content(taken.handle), Err(Errno::IO));
+    assert_eq!(share.content(kept.handle), Ok(Vec::new()));
+    let kept_by_us = fs::File::open(share.path("kept")).unwrap();
+    assert_eq!(rustix::fs::flock(&kept_by_us, operation), Err(Errno::AGAIN));
+    share.fs.release(taken.handle).unwrap();
+    share.fs.release(kept.handle).unwrap();
+    rustix::fs::flock(&kept_by_us, operation).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{FsState, HandleV1, NameV1, NodeV1, OrphanV1};
+use super::{FsState, HandleV1, LockV1, NameV1, NodeV1, OrphanV1};
 
 const ROOT: u64 = 1;
 const REGULAR: u32 = 0o100_000;
@@ -23,6 +23,15 @@ const MOUNTS_MAX: usize = 1 << 16;
 /// Greatest size of a file (`loff_t` of Linux), and of the target of a link (`PATH_MAX`), in bytes.
 const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 const LINK_BYTES_MAX: u64 = 4096;
+/// Locks that others see, and requests that wait for some.
+const LOCKS_MAX: usize = 1 << 16;
+const WAITERS_MAX: usize = 1 << 16;
+/// Rings that a device can have, and descriptors that a ring can have.
+const RINGS_MAX: u16 = 64;
+const RING_SIZE_MAX: u16 = 32_768;
+/// Flags of a session in which the guest does not keep locks of fcntl(2), and of flock(2), to itself.
+const POSIX_LOCKS: u64 = 1 << 1;
+const FLOCK_LOCKS: u64 = 1 << 10;
 /// All symbols of an open file.
 const FLAGS: u32 = (1 << 8) - 1;
 const FLAGS_ACCESS: u32 = 3;
@@ -81,6 +90,18 @@ pub enum ForgedState {
     OrphanExtents(u64),
     #[error("state stream: orphan {0} has attributes that it cannot have")]
     OrphanAttributes(u64),
+    #[error("state stream: {0} locks or requests that wait for some, more than {WAITERS_MAX}")]
+    Locks(usize),
+    #[error(
+        "state stream: a lock of handle {0}, which is no open file, or one that the guest keeps to itself"
+    )]
+    LockHandle(u64),
+    #[error(
+        "state stream: a lock of handle {handle} from byte {start} to {end}, which is none or overlaps with another"
+    )]
+    LockRange { handle: u64, start: u64, end: u64 },
+    #[error("state stream: request {head} waits on ring {ring} twice, or cannot wait there")]
+    Waiter { ring: u16, head: u16 },
     #[error("state stream: {found} bytes of orphans, where they say {expected}")]
     OrphanData { expected: u64, found: u64 },
 }
@@ -98,6 +119,7 @@ impl FsState {
         let kinds = self.validate_nodes()?;
         self.validate_handles(&kinds)?;
         self.validate_orphans()?;
+        self.validate_locks(&kinds)?;
         self.validate_use()
     }
 
@@ -241,6 +263,71 @@ impl FsState {
         } else {
             Err(ForgedState::OrphanData { expected, found })
         }
+    }
+
+    /// Each lock is of an open file; those of one owner on one file do not overlap.
+    fn validate_locks(&self, kinds: &HashMap<u64, u32>) -> Result<(), ForgedState> {
+        let counts = self.locks.len().max(self.waiters.len());
+        if self.locks.len() > LOCKS_MAX || self.waiters.len() > WAITERS_MAX {
+            return Err(ForgedState::Locks(counts));
+        }
+        let agreed = self.session.as_ref().map_or(0, |session| session.flags);
+        let files: HashMap<u64, u64> = self
+            .handles
+            .iter()
+            .filter(|handle| kinds.get(&handle.nodeid) == Some(&REGULAR))
+            .map(|handle| (handle.handle, handle.nodeid))
+            .collect();
+        let mut of_files = HashSet::new();
+        let mut of_bytes: HashMap<(u64, u64), Vec<&LockV1>> = HashMap::new();
+        for lock in &self.locks {
+            let LockV1 {
+                handle, start, end, ..
+            } = *lock;
+            let needed = if lock.whole_file {
+                FLOCK_LOCKS
+            } else {
+                POSIX_LOCKS
+            };
+            let nodeid = files.get(&handle).filter(|_| agreed & needed != 0);
+            let nodeid = *nodeid.ok_or(ForgedState::LockHandle(handle))?;
+            let sound = if lock.whole_file {
+                (start, end) == (0, FILE_BYTES_MAX) && of_files.insert(handle)
+            } else {
+                of_bytes.entry((nodeid, lock.owner)).or_default().push(lock);
+                start <= end && end <= FILE_BYTES_MAX
+            };
+            if !sound {
+                return Err(ForgedState::LockRange { handle, start, end });
+            }
+        }
+        for locks in of_bytes.values_mut() {
+            locks.sort_unstable_by_key(|lock| lock.start);
+            if let Some(
+                [
+                    _,
+                    LockV1 {
+                        handle, start, end, ..
+                    },
+                ],
+            ) = locks
+                .array_windows()
+                .find(|[one, next]| next.start <= one.end)
+            {
+                let (handle, start, end) = (*handle, *start, *end);
+                return Err(ForgedState::LockRange { handle, start, end });
+            }
+        }
+        let mut seen = HashSet::new();
+        let is_forged = self.waiters.iter().find(|waiter| {
+            waiter.ring >= RINGS_MAX
+                || waiter.head >= RING_SIZE_MAX
+                || !seen.insert((waiter.ring, waiter.head))
+        });
+        is_forged.map_or(Ok(()), |waiter| {
+            let (ring, head) = (waiter.ring, waiter.head);
+            Err(ForgedState::Waiter { ring, head })
+        })
     }
 
     /// What nobody refers to would stay for ever.

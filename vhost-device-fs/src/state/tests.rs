@@ -155,6 +155,8 @@ fn typical() -> FsState {
         handles: handles(),
         orphans: vec![orphan, link],
         orphan_data: b"datXYtarget".to_vec(),
+        locks: Vec::new(),
+        waiters: Vec::new(),
     }
 }
 
@@ -207,7 +209,54 @@ fn fresh() -> FsState {
         handles: Vec::new(),
         orphans: Vec::new(),
         orphan_data: Vec::new(),
+        locks: Vec::new(),
+        waiters: Vec::new(),
     }
+}
+
+/// A guest with locks that others see, and with requests that wait for some.
+fn locked() -> FsState {
+    let mut state = typical();
+    let session = state.session.as_mut().unwrap();
+    session.flags |= 0x402;
+    session.flags_offered |= 0x402;
+    let lock = LockV1 {
+        owner: 0x1122_3344_5566_7788,
+        handle: 3,
+        pid: 31,
+        whole_file: false,
+        exclusive: true,
+        start: 32,
+        end: 33,
+    };
+    state.locks = vec![
+        lock.clone(),
+        LockV1 {
+            exclusive: false,
+            start: 34,
+            end: i64::MAX as u64,
+            ..lock.clone()
+        },
+        LockV1 {
+            owner: 35,
+            handle: 6,
+            pid: 36,
+            ..lock.clone()
+        },
+        LockV1 {
+            owner: 37,
+            pid: 0,
+            whole_file: true,
+            start: 0,
+            end: i64::MAX as u64,
+            ..lock
+        },
+    ];
+    state.waiters = vec![
+        WaiterV1 { ring: 1, head: 38 },
+        WaiterV1 { ring: 2, head: 38 },
+    ];
+    state
 }
 
 #[test]
@@ -217,6 +266,7 @@ fn golden_states() {
         ("fresh", fresh()),
         ("typical", typical()),
         ("configured", configured()),
+        ("locked", locked()),
     ];
     check(&folder, &samples);
     for (_, sample) in samples {
@@ -301,6 +351,48 @@ fn the_first_difference_of_two_configurations_is_found() {
     assert_eq!(group, ("--translate-gid", 1, true, true));
     let group = differs(|here| here.groups_to_guest.clear());
     assert_eq!(group, ("--translate-gid", 2, true, false));
+}
+
+#[test]
+fn forged_locks() {
+    let refused = |change: &dyn Fn(&mut FsState), expected| {
+        let mut state = locked();
+        change(&mut state);
+        assert_eq!(state.validate(), Err(expected));
+    };
+    let handle = ForgedState::LockHandle;
+    refused(&|state| state.locks[0].handle = 4, handle(4)); // a directory
+    refused(&|state| state.locks[0].handle = 5, handle(5)); // not open
+    // The guest keeps them to itself, and would never give them back.
+    let agreed = |state: &mut FsState, flags| state.session.as_mut().unwrap().flags ^= flags;
+    refused(&|state| agreed(state, 0x2), handle(3));
+    refused(&|state| agreed(state, 0x400), handle(3));
+    refused(&|state| state.session = None, handle(3));
+    let range = |start, end| ForgedState::LockRange {
+        handle: 3,
+        start,
+        end,
+    };
+    let last = i64::MAX as u64;
+    refused(&|state| state.locks[0].start = 34, range(34, 33));
+    refused(&|state| state.locks[0].end = 34, range(34, last));
+    refused(&|state| state.locks[1].end = last + 1, range(34, last + 1));
+    refused(&|state| state.locks[3].start = 1, range(1, last));
+    let again = |state: &mut FsState, index: usize| {
+        let lock = state.locks[index].clone();
+        state.locks.push(lock);
+    };
+    refused(&|state| again(state, 3), range(0, last));
+    refused(&|state| again(state, 0), range(32, 33));
+    let too_many = |state: &mut FsState| {
+        let lock = state.locks[0].clone();
+        state.locks.resize(65_537, lock);
+    };
+    refused(&too_many, ForgedState::Locks(65_537));
+    let waiter = |ring, head| ForgedState::Waiter { ring, head };
+    refused(&|state| state.waiters[1].ring = 1, waiter(1, 38));
+    refused(&|state| state.waiters[1].ring = 64, waiter(64, 38));
+    refused(&|state| state.waiters[1].head = 32_768, waiter(2, 32_768));
 }
 
 #[track_caller]

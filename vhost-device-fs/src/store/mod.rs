@@ -8,6 +8,7 @@
 //! identity (mount, inode number, birth) -> nodeid
 //! nodeid -> O_PATH descriptor, in a bounded cache
 //! handle -> open file or directory
+//! owner in the guest -> ranges that it has locked
 //! ```
 
 mod descriptors;
@@ -16,9 +17,11 @@ mod identity;
 mod mounts;
 mod names;
 mod nodes;
+mod ranges;
 
 pub(crate) use handles::{HandleTable, Numbered};
 pub(crate) use identity::{FileKind, Identity, STATX_WANTED};
 pub(crate) use mounts::MountTable;
 pub(crate) use names::Name;
 pub(crate) use nodes::{Location, NodeImage, NodeStore, Sighting, View};
+pub(crate) use ranges::{Range, Ranges};

@@ -15,6 +15,9 @@ use crate::operations::ROOT_NODEID;
 /// Room for any reply.
 const ROOM: &[usize] = &[OutHeader::SIZE, 1 << 20];
 
+/// In place of the reply of a request that waits; no reply is as short.
+const WAITS: &[u8] = b"waits";
+
 /// A guest that sends bytes and looks at bytes.
 struct Guest {
     directory: Arc<TempDir>,
@@ -89,9 +92,12 @@ impl Guest {
         let server = Server {
             config: &self.config,
             file_system: &self.file_system,
+            may_wait: true,
         };
-        let written = server.serve(&request, &mut self.buffers, &mut || {});
-        request.written(usize::try_from(written).unwrap())
+        match server.serve(&request, &mut self.buffers, &mut || {}) {
+            Served::Answered(written) => request.written(usize::try_from(written).unwrap()),
+            Served::Waits => WAITS.to_vec(),
+        }
     }
 
     fn header(&mut self, opcode: u32, nodeid: u64, body_len: usize) -> Vec<u8> {
@@ -590,6 +596,7 @@ fn slow_operations_are_announced() {
         let server = Server {
             config: &guest.config,
             file_system: &guest.file_system,
+            may_wait: true,
         };
         let mut calls = 0;
         server.serve(&request, &mut guest.buffers, &mut || calls += 1);
