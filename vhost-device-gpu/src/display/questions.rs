@@ -136,6 +136,10 @@ impl Questions {
             self.current = None;
             return Some(self.known(question));
         }
+        if matches!(question, Question::Edid(scanout) if self.absent.get(scanout) == Some(&true)) {
+            self.current = None;
+            return Some(Reply::NoSuchScanout);
+        }
         let asked = self.current.take_if(|current| current.question == question);
         match asked {
             Some(Current {
@@ -261,12 +265,6 @@ impl Questions {
                 begin(out, Request::GetDisplayInfo, &[], 0);
                 current.stage = Stage::Asked;
                 self.owe(Request::GetDisplayInfo, serial, 0);
-            }
-            (Question::Edid(scanout), Features::Accepted(FEATURE_EDID))
-                if self.absent.get(scanout) == Some(&true) =>
-            {
-                current.stage = Stage::Answered(Reply::NoSuchScanout);
-                return Composed::Answered;
             }
             (Question::Edid(scanout), Features::Accepted(FEATURE_EDID)) => {
                 begin(

@@ -31,9 +31,9 @@ pub(crate) fn black(bytes: u64) -> Option<Vec<u8>> {
         return None;
     }
     // SAFETY: allocated a moment ago by the global allocator, with the alignment of a byte and this size, and all of it is zero.
-    let mut room = unsafe { Vec::from_raw_parts(start, bytes, bytes) };
+    let mut room = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, bytes)) };
     prefer_huge_pages(&mut room);
-    Some(room)
+    Some(room.into_vec())
 }
 
 fn prefer_huge_pages(room: &mut [u8]) {

@@ -116,7 +116,7 @@ pub fn survey(
                 look.add(part, is_there.then_some(other));
             }
         }
-        for (tile, look) in tiles.iter_mut().zip(&looks) {
+        for (tile, look) in tiles.iter_mut().zip(looks) {
             *tile = look.tile();
         }
     });
@@ -148,7 +148,7 @@ impl Look {
         }
     }
 
-    fn tile(&self) -> Tile {
+    fn tile(self) -> Tile {
         match self {
             Self { blank: true, .. } => Tile::Blank,
             Self { same: true, .. } => Tile::Same(self.checksum),
