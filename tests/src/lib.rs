@@ -14,6 +14,7 @@ pub mod load;
 pub mod mounted_share;
 pub mod null_device;
 pub mod painter;
+pub mod phases;
 pub mod probe_device;
 pub mod qemu;
 pub mod random;

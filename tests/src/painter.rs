@@ -35,7 +35,12 @@ pub fn pictures(answer: &str) -> Result<u32> {
 /// A picture that QEMU wrote to a file: a portable pixmap of three bytes a pixel.
 pub fn read_pixmap(path: &Path) -> Result<Picture> {
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let mut rest = bytes.as_slice();
+    pixmap(&bytes)
+}
+
+/// A picture from the bytes of such a file.
+pub fn pixmap(bytes: &[u8]) -> Result<Picture> {
+    let mut rest = bytes;
     let mut word = || {
         let end = rest.iter().position(u8::is_ascii_whitespace);
         let (word, after) = rest.split_at_checked(end?)?;

@@ -240,9 +240,16 @@ impl<D: Device> Control<D> {
 
     fn resume_device(&self) {
         let (device, guest) = (&*self.device, &self.guest);
+        let began = Instant::now();
         if catch_unwind(AssertUnwindSafe(|| device.resume(guest))).is_err() {
             log::error!("the device panicked as it was resumed; please report this");
+            return;
         }
+        // Time that the guest has to wait for.
+        log::info!(
+            "state phase=resume result=ok ms={}",
+            began.elapsed().as_millis()
+        );
     }
 
     /// Opens the gate where the state allows, and has every worker look at its rings: kicks that were refused are

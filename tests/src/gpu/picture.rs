@@ -34,6 +34,11 @@ impl Picture {
         }
     }
 
+    /// Width and height.
+    pub fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
     /// All of it.
     pub fn area(&self) -> Rect {
         Rect::of_size(self.width, self.height)

@@ -5,7 +5,7 @@
 //! [`qmp`] (the machine) and [`console`] (the guest); [`migration`] moves it, live or through a
 //! file; [`channel`] disturbs it and [`snapshot`] looks into it. [`process`] owns the child processes, so that none outlives its test.
 //!
-//! Only [`fs_machine`], [`scsi_machine`] and [`scsi_rig`] know a device: elsewhere one is a list of QEMU arguments.
+//! Only [`fs_machine`], [`scsi_machine`], [`scsi_rig`] and [`show`] know a device: elsewhere one is a list of QEMU arguments.
 
 pub mod channel;
 pub mod console;
@@ -20,6 +20,7 @@ pub mod qmp;
 pub mod rig;
 pub mod scsi_machine;
 pub mod scsi_rig;
+pub mod show;
 pub mod snapshot;
 pub mod vm;
 pub mod whole_machine;

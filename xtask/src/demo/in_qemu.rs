@@ -10,7 +10,7 @@ use ::tests::qemu::{Rig, Start, channel, migration, snapshot};
 use anyhow::{Result, ensure};
 
 use super::contents::contents;
-use super::story::{Row, Story, intact};
+use super::story::{Row, Story, intact, saved};
 
 /// How often the guest is stopped and continued.
 const STOPS: u32 = 3;
@@ -87,7 +87,7 @@ fn save(story: &mut Story, rig: &Rig, mut machine: FsMachine) -> Result<FsMachin
     machine.verify()?;
     story.add(&Row {
         step: "saved to a file, continued".to_owned(),
-        state: Some(state),
+        state: saved(state),
         time: Some(transfer.total),
         downtime: None,
         check: format!("it holds {contents}"),
@@ -143,7 +143,7 @@ fn fail_to_migrate(
     let records = source.verify()?;
     story.add(&Row {
         step: "refused a damaged state".to_owned(),
-        state: Some(fs_daemon::saved_state(&source.daemon)?),
+        state: saved(fs_daemon::saved_state(&source.daemon)?),
         time,
         downtime: None,
         check: format!("the source goes on, {}", intact(records)),

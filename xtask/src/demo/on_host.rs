@@ -13,7 +13,7 @@ use common::frontend::Channel;
 use tempfile::TempDir;
 
 use super::contents::contents;
-use super::story::{Row, Story, intact};
+use super::story::{Row, Story, intact, saved};
 
 /// Another way than QEMU's: the whole device is suspended explicitly, the state goes through a file,
 /// and the destination has everything but its rings before the state comes.
@@ -84,7 +84,7 @@ fn save(story: &mut Story, scene: &mut Scene) -> Result<()> {
     scene.workload.verify()?;
     story.add(&Row {
         step: "saved, continued".to_owned(),
-        state: Some(fs_daemon::saved_state(&scene.daemon)?),
+        state: saved(fs_daemon::saved_state(&scene.daemon)?),
         time,
         downtime: time,
         check: format!("it holds {}", contents(&state)?),
@@ -108,7 +108,7 @@ fn migrate(story: &mut Story, scene: &mut Scene, step: &str, manner: Manner) -> 
     );
     story.add(&Row {
         step: step.to_owned(),
-        state: Some(state),
+        state: saved(state),
         time: Some(migrated.downtime),
         downtime: Some(migrated.downtime),
         check: intact(after),
@@ -128,7 +128,7 @@ fn fail_to_migrate(story: &mut Story, scene: &mut Scene) -> Result<()> {
     let records = scene.workload.verify()?;
     story.add(&Row {
         step: "failed to migrate to a dead daemon".to_owned(),
-        state: Some(fs_daemon::saved_state(&scene.daemon)?),
+        state: saved(fs_daemon::saved_state(&scene.daemon)?),
         time,
         downtime: time,
         check: format!("the source goes on, {}", intact(records)),

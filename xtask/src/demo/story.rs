@@ -20,8 +20,8 @@ pub(crate) struct Story {
 pub(crate) struct Row {
     /// What was done.
     pub(crate) step: String,
-    /// The device's state, if it was saved.
-    pub(crate) state: Option<SavedState>,
+    /// What was saved of the devices, in words.
+    pub(crate) state: String,
     /// How long it took.
     pub(crate) time: Option<Duration>,
     /// How long the guest did not run.
@@ -35,7 +35,7 @@ impl Row {
     pub(crate) fn migration(step: &str, transfer: Transfer, state: SavedState) -> Self {
         Self {
             step: step.to_owned(),
-            state: Some(state),
+            state: saved(state),
             time: Some(transfer.total),
             downtime: Some(transfer.silence),
             check: String::new(),
@@ -52,13 +52,7 @@ impl Story {
     /// Nothing has happened.
     pub(crate) fn new() -> Self {
         Self {
-            table: Table::new([
-                "what was done",
-                "device state",
-                "time",
-                "downtime",
-                "checked",
-            ]),
+            table: Table::new(["what was done", "state", "time", "downtime", "checked"]),
             steps: 0,
         }
     }
@@ -72,15 +66,12 @@ impl Story {
     /// Adds what has happened.
     pub(crate) fn add(&mut self, row: &Row) {
         println!("      {}", row.check);
-        let state = row.state.map_or_else(String::new, |state| {
-            format!("{} in {} sections", size(state.bytes), state.sections)
-        });
         let duration = |time: Option<Duration>| {
             time.map_or_else(String::new, |time| format!("{} ms", time.as_millis()))
         };
         let (time, downtime) = (duration(row.time), duration(row.downtime));
         self.table
-            .row([&row.step, &state, &time, &downtime, &row.check]);
+            .row([&row.step, &row.state, &time, &downtime, &row.check]);
     }
 }
 
@@ -95,6 +86,11 @@ pub(super) fn intact(records: u64) -> String {
     format!(
         "{records} records in each of {STREAMS} open files, {STEADY_FILES} more files, all intact"
     )
+}
+
+/// A state for people.
+pub(super) fn saved(state: SavedState) -> String {
+    format!("{} in {} sections", size(state.bytes), state.sections)
 }
 
 /// A number of bytes for people.
