@@ -7,6 +7,7 @@
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 
 use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, NoDisplay, SaveError, StateSupport,
@@ -39,7 +40,7 @@ const EVENTS_CLEAR_AT: u32 = 4;
 /// A graphics adapter as a virtio device.
 pub struct GpuDevice<R = Core> {
     config: Config,
-    pub(crate) renderer: Mutex<R>,
+    pub(crate) renderer: Arc<Mutex<R>>,
     pub(crate) display: Arc<Display>,
     /// What the driver accepted of the features that are the device's own.
     pub(crate) features: AtomicU64,
@@ -58,7 +59,7 @@ impl GpuDevice {
         };
         let screens = Screens::new(config.host_bytes_max);
         Ok(Self {
-            renderer: Mutex::new(Core::new(limits, uuid::random)),
+            renderer: Arc::new(Mutex::new(Core::new(limits, uuid::random))),
             display: Arc::new(Display::new(screens, config.headless)?),
             features: AtomicU64::new(0),
             guest: OnceLock::new(),
@@ -80,7 +81,18 @@ impl<R: Renderer> GpuDevice<R> {
     }
 
     pub(crate) fn renderer(&self) -> MutexGuard<'_, R> {
-        self.renderer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.renderer)
+    }
+
+    /// Has the rest of a load done while the guest runs already. A command that comes first does it itself.
+    fn catch_up(&self) {
+        let (renderer, display) = (Arc::clone(&self.renderer), Arc::clone(&self.display));
+        let helper = thread::Builder::new().name("screens".into());
+        let started = helper.spawn(move || lock(&renderer).catch_up(display.as_ref()));
+        if let Err(error) = started {
+            log::warn!("host: no thread for the screens, the guest waits for them: {error}");
+            self.renderer().catch_up(self.display.as_ref());
+        }
     }
 
     /// Guest memory as it is now; none before the device has run.
@@ -160,6 +172,10 @@ impl<R: Renderer> GpuDevice<R> {
     }
 }
 
+fn lock<R>(renderer: &Mutex<R>) -> MutexGuard<'_, R> {
+    renderer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
     type State = GpuState;
 
@@ -236,9 +252,12 @@ impl<R: Renderer + Save + Load> Device for GpuDevice<R> {
 
     fn resume(&self, guest: &Guest) {
         let guest = self.guest.get_or_init(|| guest.clone());
-        self.renderer()
-            .resume(&self.memory(), self.display.as_ref());
+        let memory = self.memory();
+        let is_behind = self.renderer().resume(&memory, self.display.as_ref());
         self.display.resume(guest);
+        if is_behind {
+            self.catch_up();
+        }
     }
 
     fn save(&self) -> Result<GpuState, SaveError> {

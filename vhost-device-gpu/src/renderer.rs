@@ -26,8 +26,13 @@ pub trait Renderer: Send + 'static {
         stage: &impl Stage,
     ) -> Result<Answer, Refusal>;
 
-    /// The guest is about to run, and its memory is there: what a load could not do without that is done now.
-    fn resume(&mut self, guest: &impl GuestBytes, stage: &impl Stage);
+    /// The guest is about to run, and its memory is there: what a load could not do without that is done now. True if there is more to do
+    /// that can wait until the guest runs, see [`catch_up`](Self::catch_up).
+    fn resume(&mut self, guest: &impl GuestBytes, stage: &impl Stage) -> bool;
+
+    /// Does what a resumption has left. It needs no guest, and is done before any command at the latest; until then the screens that it
+    /// concerns are not shown.
+    fn catch_up(&mut self, stage: &impl Stage);
 
     /// Forgets the guest.
     fn reset(&mut self, stage: &impl Stage);

@@ -115,9 +115,16 @@ impl Screens {
         self.bytes_max
     }
 
-    /// The picture on a screen.
+    /// The picture on a screen, if it is whole.
     pub fn picture(&self, head: usize) -> Option<&Picture> {
-        self.heads.get(head)?.picture.as_ref()
+        let picture = self.heads.get(head)?.picture.as_ref();
+        picture.filter(|picture| picture.awaited.is_none())
+    }
+
+    /// Whether a load has left something to be fetched.
+    pub(crate) fn are_awaited(&self) -> bool {
+        let mut pictures = self.heads.iter().filter_map(|head| head.picture.as_ref());
+        pictures.any(|picture| picture.awaited.is_some())
     }
 
     /// The cursor on a screen.

@@ -44,6 +44,7 @@ pub(crate) fn compose(screens: &mut Screens, out: &mut Vec<u8>) -> bool {
 fn size(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
     let news = &mut head.news;
     match &head.picture {
+        Some(picture) if picture.awaited.is_some() => false, // it is told when it is whole
         Some(picture) if news.told != Some(picture.size) => {
             let Size { width, height } = picture.size;
             begin(out, Request::Scanout, &[number, width, height], 0);
@@ -66,10 +67,16 @@ fn size(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
 }
 
 fn update(head: &mut Head, number: u32, out: &mut Vec<u8>) -> bool {
-    let (Some(picture), Some(part)) = (&head.picture, head.news.damage.take()) else {
+    let whole = head
+        .picture
+        .as_ref()
+        .filter(|picture| picture.awaited.is_none());
+    let Some(Picture { size, pixels, .. }) = whole else {
         return false;
     };
-    let Picture { size, pixels, .. } = picture;
+    let Some(part) = head.news.damage.take() else {
+        return false;
+    };
     let bytes = part.width as usize * part.height as usize * 4;
     out.clear();
     if out.try_reserve(bytes + ROOM_FOR_REST).is_err() {

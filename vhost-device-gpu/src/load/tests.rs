@@ -68,7 +68,8 @@ fn empty_memory() -> TestMemory {
     TestMemory(Vec::new())
 }
 
-/// Moves a device that is in the middle of something; returns the one at the destination, and the bytes of pixels that travelled.
+/// Moves a device that is in the middle of something; returns the one at the destination, whose screens may not be whole yet, and the
+/// bytes of pixels that travelled.
 fn moved(source: &mut Whole, memory: &TestMemory, wanted: StatePixels) -> (Whole, usize) {
     let state = source.save(memory, wanted);
     assert_eq!(state, source.save(memory, wanted), "saving consumes");
@@ -83,7 +84,7 @@ fn moved(source: &mut Whole, memory: &TestMemory, wanted: StatePixels) -> (Whole
 
 #[test]
 fn a_move_at_any_time_changes_nothing() {
-    let (mut moves, mut carried) = (0, [0, 0]);
+    let (mut moves, mut waited, mut carried) = (0, 0, [0, 0]);
     for seed in 100..140 {
         let mut random = Random::new(seed);
         let mut memory = TestMemory(vec![0; MEMORY_BYTES]);
@@ -107,6 +108,14 @@ fn a_move_at_any_time_changes_nothing() {
                 carried[sum] += bytes;
                 moves += 1;
             }
+            // Somebody else does it sometimes, and sometimes the next command, or the next move comes first.
+            if random.below(4) == 0 {
+                device.core.catch_up(&device.stage);
+            }
+            if device.stage.0.borrow().are_awaited() {
+                waited += 1;
+                continue;
+            }
             for head in 0..SCANOUTS {
                 let found = look(&device.stage.0.borrow(), head);
                 assert!(found == model.look(head), "{text}: screen {head}");
@@ -114,6 +123,7 @@ fn a_move_at_any_time_changes_nothing() {
         }
     }
     assert!(moves > 1000);
+    assert!(waited > 15, "{waited}");
     assert!(carried.iter().all(|bytes| *bytes > 0), "{carried:?}");
 }
 
@@ -162,13 +172,17 @@ fn what_guest_memory_has_does_not_travel() {
 
     // The guest has drawn since, but not transferred: the host copy is stale, and stays so.
     memory.0[0] ^= 1;
-    let (copy, carried) = moved(&mut device, &memory, StatePixels::Delta);
+    let (mut copy, carried) = moved(&mut device, &memory, StatePixels::Delta);
     assert_eq!(carried, 64 * 50 * 4, "one tile of the resource");
+    // Whatever the guest does meanwhile.
+    memory.0.fill(1);
+    copy.core.catch_up(&copy.stage);
     assert!(look(&copy.stage.0.borrow(), 1) == picture);
 
     // Without guest memory nothing is lost either, if all of it travels.
     let (mut copy, carried) = moved(&mut device, &empty_memory(), StatePixels::Full);
     assert_eq!(carried, 300 * 50 * 4, "the resource, and not the screen");
+    copy.core.catch_up(&copy.stage);
     assert!(look(&copy.stage.0.borrow(), 1) == picture);
     let all = copy.save(&memory, StatePixels::Full);
     let carried: usize = all.pixels.iter().map(Vec::len).sum();
@@ -186,7 +200,9 @@ fn memory_that_is_not_the_same_is_noticed_and_shown() {
     let mut copy = Whole::new();
     copy.load(state).unwrap();
     assert_eq!(copy.core.fetch_images(&other), 1);
-    copy.core.resume(&other, &copy.stage);
+    assert!(copy.core.resume(&other, &copy.stage));
+    assert_eq!(look(&copy.stage.0.borrow(), 1), None, "not yet");
+    copy.core.catch_up(&copy.stage);
     let (_, _, pixels) = look(&copy.stage.0.borrow(), 1).unwrap();
     assert_eq!(pixels[4], memory.0[4] ^ 0xff);
     assert_eq!(pixels[8..400], memory.0[8..400]);
@@ -214,7 +230,8 @@ fn everything_else_comes_along() {
     })));
     device.edids[1] = Some(vec![1, 2, 3]);
 
-    let (copy, _) = moved(&mut device, &memory, StatePixels::Delta);
+    let (mut copy, _) = moved(&mut device, &memory, StatePixels::Delta);
+    copy.core.catch_up(&copy.stage);
     assert_eq!(copy.info, device.info);
     assert_eq!(copy.edids, device.edids);
     assert_eq!(copy.core.resources()[&1].uuid, Some([7; 16]));

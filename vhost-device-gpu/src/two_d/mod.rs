@@ -55,6 +55,21 @@ pub struct Core {
     /// What they take, so that nobody has to add it up.
     used_bytes: u64,
     pub(crate) scanouts: [Option<Scanout>; SCANOUTS_MAX],
+    /// Images are as they were when they were saved, and screens that show them are still to be made from them.
+    is_behind: bool,
+}
+
+/// Guest memory that there is not.
+struct NoGuest;
+
+impl GuestBytes for NoGuest {
+    fn read(&self, _address: u64, _into: &mut [u8]) -> bool {
+        false
+    }
+
+    fn contains(&self, _address: u64, _len: u64) -> bool {
+        false
+    }
 }
 
 impl Core {
@@ -67,6 +82,7 @@ impl Core {
             resources: BTreeMap::new(),
             used_bytes: 0,
             scanouts: [None; SCANOUTS_MAX],
+            is_behind: false,
         }
     }
 
@@ -89,6 +105,7 @@ impl Core {
     pub(crate) fn set_resources(&mut self, resources: BTreeMap<u32, Resource>) {
         self.used_bytes = resources.values().map(Resource::footprint).sum();
         self.resources = resources;
+        self.is_behind = false;
     }
 
     /// Makes images again from their backing, as far as a load has left that to be done. Returns how many tiles are not what they
@@ -115,12 +132,18 @@ impl Core {
         wrong
     }
 
-    /// The same for screens, from resources.
-    fn fetch_screens(&self, guest: &impl GuestBytes, screens: &mut Screens) -> usize {
+    /// The same for screens that show such resources.
+    fn fetch_screens(
+        &self,
+        guest: &impl GuestBytes,
+        screens: &mut Screens,
+        which: impl Fn(&Resource) -> bool,
+    ) -> usize {
         let mut wrong = 0;
         for (head, scanout) in self.scanouts.iter().enumerate() {
             if let Some(scanout) = scanout
                 && let Some(resource) = self.resources.get(&scanout.resource)
+                && which(resource)
             {
                 wrong += screens.fetch(head, |x, y, into| scanout.row(resource, guest, x, y, into));
             }
@@ -170,6 +193,7 @@ impl Renderer for Core {
         guest: &impl GuestBytes,
         stage: &impl Stage,
     ) -> Result<Answer, Refusal> {
+        self.catch_up(stage);
         match command {
             Command::Create2d {
                 resource,
@@ -232,14 +256,23 @@ impl Renderer for Core {
         Ok(Answer::Done)
     }
 
-    fn resume(&mut self, guest: &impl GuestBytes, stage: &impl Stage) {
+    fn resume(&mut self, guest: &impl GuestBytes, stage: &impl Stage) -> bool {
         let images = self.fetch_images(guest);
-        let screens = stage.change(|screens| self.fetch_screens(guest, screens));
-        if images + screens > 0 {
-            log::error!(
-                "guest memory is not what it was when the state was saved: {images} tiles of resources and {screens} of screens \
-                 look different"
-            );
+        // The guest draws on a blob as soon as it runs; an image changes by its commands only.
+        let is_blob = |resource: &Resource| matches!(resource.kind, resource::Kind::Blob(_));
+        let (screens, is_behind) = stage.change(|screens| {
+            let wrong = self.fetch_screens(guest, screens, is_blob);
+            (wrong, screens.are_awaited())
+        });
+        self.is_behind = is_behind;
+        complain(images, screens);
+        is_behind
+    }
+
+    fn catch_up(&mut self, stage: &impl Stage) {
+        if std::mem::take(&mut self.is_behind) {
+            let wrong = stage.change(|screens| self.fetch_screens(&NoGuest, screens, |_| true));
+            complain(0, wrong);
         }
     }
 
@@ -247,6 +280,15 @@ impl Renderer for Core {
         self.set_resources(BTreeMap::new());
         self.scanouts = [None; SCANOUTS_MAX];
         stage.change(Screens::reset);
+    }
+}
+
+fn complain(images: usize, screens: usize) {
+    if images + screens > 0 {
+        log::error!(
+            "guest memory is not what it was when the state was saved: {images} tiles of resources and {screens} of screens \
+             look different"
+        );
     }
 }
 

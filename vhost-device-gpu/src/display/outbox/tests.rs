@@ -156,3 +156,21 @@ fn screens_take_turns() {
     }
     assert_eq!(order[..3], [0, 5, 9]);
 }
+
+/// A picture that a load has not made whole yet: nobody sees the half of it.
+#[test]
+fn what_is_awaited_is_not_told_yet() {
+    let mut screens = Screens::new(1 << 20);
+    show(&mut screens, 0, 64, 64);
+    show(&mut screens, 1, 70, 64);
+    let picture = screens.heads[0].picture.as_mut().unwrap();
+    picture.awaited = Some(Vec::new());
+    let heads: Vec<u32> = told(&mut screens).iter().map(|(_, body)| body[0]).collect();
+    assert_eq!(heads, [1, 1], "size and picture");
+    screens.fetch(0, |_, _, _| true);
+    let story: Vec<(u32, u32)> = told(&mut screens)
+        .iter()
+        .map(|(request, body)| (*request, body[0]))
+        .collect();
+    assert_eq!(story, [(SCANOUT, 0), (UPDATE, 0)]);
+}
