@@ -6,6 +6,7 @@
 //! The load generator must not be the slowest part, so an unoptimized xtask runs the optimized one.
 
 mod cost;
+mod downtime;
 mod fio;
 mod fs;
 mod gpu;
@@ -22,6 +23,8 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Migrations of a whole guest: without devices of ours, and with ours
+    Downtime(downtime::Options),
     /// virtio-fs: ours, virtiofsd as it comes and at its best, and the bare system calls
     Fs(fs::Options),
     /// virtio-gpu: ours, QEMU's vhost-user-gpu, and memcpy
@@ -36,6 +39,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         return optimized();
     }
     match command {
+        Command::Downtime(options) => downtime::run(options)?,
         Command::Fs(options) => fs::run(options)?,
         Command::Gpu => gpu::run()?,
         Command::Scsi(options) => scsi::run(options)?,

@@ -16,6 +16,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use story::Story;
+pub(crate) use story::size;
 
 #[derive(Args)]
 pub(crate) struct Options {
