@@ -84,12 +84,15 @@ impl Tool {
         adjust: impl FnOnce(&mut Command) -> Result<()>,
     ) -> Result<PathBuf> {
         let folder = target_folder()?.join("tools");
+        let root = folder.join(format!("{}-{}{variant}", self.name, self.version));
+        let program = root.join("bin").join(self.name);
+        if program.exists() {
+            return Ok(program); // without waiting for whoever builds another one
+        }
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         // One at a time: parallel tests may want the same one.
         let lock = File::create(folder.join("lock"))?;
         lock.lock().context("locking the folder of tools")?;
-        let root = folder.join(format!("{}-{}{variant}", self.name, self.version));
-        let program = root.join("bin").join(self.name);
         if !program.exists() {
             self.build(&root, adjust)?;
         }

@@ -14,7 +14,10 @@ use clap::{ArgAction, Args, Parser};
 use common::args::{DaemonArgs, Level};
 use common::daemon::Logging;
 
-use crate::config::{Cache, Config, MigrationOnError, REQUEST_RINGS_MAX, TAG_BYTES_MAX};
+use crate::config::{
+    BUSY_POLL_US, BUSY_POLL_US_MAX, Cache, Config, MigrationOnError, REQUEST_RINGS_MAX,
+    TAG_BYTES_MAX,
+};
 use crate::sandbox::{Mode, SandboxArgs};
 use crate::translation::TranslationError;
 
@@ -96,6 +99,11 @@ pub struct ShareArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 16,
         value_parser = clap::value_parser!(u16).range(1..=i64::from(REQUEST_RINGS_MAX)))]
     pub num_request_queues: u16,
+
+    /// How long, in microseconds, a thread looks for more requests before it sleeps, if the last one came so soon
+    #[arg(long, value_name = "US", default_value_t = BUSY_POLL_US,
+        value_parser = clap::value_parser!(u16).range(0..=BUSY_POLL_US_MAX))]
+    pub busy_poll_us: u16,
 
     /// What the guest may cache, and for how long
     #[arg(long, value_enum, value_name = "POLICY", default_value_t)]
@@ -293,6 +301,7 @@ impl TryFrom<&FsArgs> for Config {
         Ok(Self {
             tag: share.tag.clone(),
             request_rings: share.num_request_queues,
+            busy_poll: Duration::from_micros(u64::from(share.busy_poll_us)),
             cache: share.cache,
             negative_timeout: share
                 .negative_timeout
@@ -351,6 +360,7 @@ mod tests {
         let line = [
             "--tag=myfs",
             "--num-request-queues=4",
+            "--busy-poll-us=50",
             "--cache=metadata",
             "--negative-timeout=7",
             "--writeback",
@@ -371,6 +381,7 @@ mod tests {
             shared_dir: "/share".into(),
             tag: Some("myfs".into()),
             request_rings: 4,
+            busy_poll: Duration::from_micros(50),
             cache: Cache::Metadata,
             negative_timeout: Some(Duration::from_secs(7)),
             writeback: true,

@@ -14,6 +14,11 @@ pub const TAG_BYTES_MAX: usize = 36;
 /// Greatest number of request rings; with the high-priority ring they are the 64 that a device can have.
 pub const REQUEST_RINGS_MAX: u16 = 63;
 
+/// How long, in microseconds, a ring is looked at for more unless the operator says otherwise: what QEMU's I/O threads take.
+pub const BUSY_POLL_US: u16 = 32;
+/// The longest that may be asked for.
+pub const BUSY_POLL_US_MAX: i64 = 10_000;
+
 /// What may be cached in the guest, and for how long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Cache {
@@ -74,6 +79,8 @@ pub struct Config {
     pub tag: Option<String>,
     /// Number of request rings, beside the high-priority ring.
     pub request_rings: u16,
+    /// Longest time that a request ring is looked at for more before its thread sleeps; zero: not at all.
+    pub busy_poll: Duration,
     /// What the guest may cache.
     pub cache: Cache,
     /// For how long the guest may trust that there is nothing of a name; `None` leaves it to `cache`.
@@ -142,6 +149,7 @@ impl Config {
             shared_dir: shared_dir.into(),
             tag: None,
             request_rings: 16,
+            busy_poll: Duration::from_micros(u64::from(BUSY_POLL_US)),
             cache: Cache::default(),
             negative_timeout: None,
             writeback: false,

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 
 use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, SaveError, StateSupport, SuspendError,
@@ -18,6 +19,7 @@ use crate::config::{Config, TAG_BYTES_MAX};
 use crate::fuse::{Buffers, Served, Server};
 use crate::load;
 use crate::passthrough::{ConfigurationError, FileSystem};
+use crate::polling::{Patience, Pollers};
 use crate::save;
 use crate::state::FsState;
 use crate::waiting::Waiting;
@@ -35,8 +37,16 @@ pub struct FsDevice {
     shared: Arc<Shared>,
     config_space: [u8; CONFIG_SPACE_BYTES],
     /// One for each ring, so that rings do not wait for each other and requests allocate nothing.
-    buffers: Vec<Mutex<Buffers>>,
+    lanes: Vec<Mutex<Lane>>,
+    pollers: Pollers,
     waiting: Arc<Waiting>,
+}
+
+/// What a ring keeps from request to request.
+#[derive(Debug)]
+struct Lane {
+    buffers: Buffers,
+    patience: Patience,
 }
 
 /// What requests are served from, also by the thread of those that wait.
@@ -60,15 +70,25 @@ impl FsDevice {
     /// A device that no guest has used yet. Opens the shared directory.
     pub fn new(config: Config) -> Result<Self, ConfigurationError> {
         let file_system = FileSystem::new(&config)?;
-        let rings = usize::from(HIGH_PRIORITY_RINGS + config.request_rings);
+        let lane = |busy_poll| {
+            Mutex::new(Lane {
+                buffers: Buffers::default(),
+                patience: Patience::new(busy_poll),
+            })
+        };
+        // Nobody waits for what comes on the others.
+        let high_priority = (0..HIGH_PRIORITY_RINGS).map(|_| lane(Duration::ZERO));
+        let request = (0..config.request_rings).map(|_| lane(config.busy_poll));
+        let lanes: Vec<_> = high_priority.chain(request).collect();
         Ok(Self {
             config_space: config_space(&config),
+            waiting: Arc::new(Waiting::new(lanes.len())),
+            lanes,
+            pollers: Pollers::new(),
             shared: Arc::new(Shared {
                 config,
                 file_system,
             }),
-            buffers: (0..rings).map(|_| Mutex::default()).collect(),
-            waiting: Arc::new(Waiting::new(rings)),
         })
     }
 
@@ -122,7 +142,7 @@ impl Device for FsDevice {
         DeviceInfo {
             name: "fs",
             kind: DeviceKind::Fs,
-            rings: self.buffers.len(),
+            rings: self.lanes.len(),
             ring_size_max: RING_SIZE_MAX,
             features: 0,
             config_space: self.shared.config.tag.is_some(),
@@ -152,19 +172,24 @@ impl Device for FsDevice {
     }
 
     fn process(&self, ring: &mut Ring<'_>) {
-        let Some(buffers) = self.buffers.get(ring.index()) else {
+        let Some(lane) = self.lanes.get(ring.index()) else {
             return;
         };
-        let mut buffers = buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let Lane { buffers, patience } = &mut *lane;
         if ring.is_open() {
             for head in self.waiting.take_left(ring.index()) {
                 if let Some(request) = ring.take_up(head) {
-                    self.serve(ring, request, &mut buffers);
+                    self.serve(ring, request, buffers);
                 }
             }
         }
-        while let Some(request) = ring.pop() {
-            self.serve(ring, request, &mut buffers);
+        patience.woken();
+        while let Some(request) = ring.pop().or_else(|| {
+            ring.flush();
+            patience.wait(&self.pollers, || ring.pop())
+        }) {
+            self.serve(ring, request, buffers);
         }
     }
 

@@ -24,6 +24,7 @@ pub mod limits;
 pub mod load;
 pub mod operations;
 pub mod passthrough;
+mod polling;
 pub mod sandbox;
 pub mod save;
 pub mod state;

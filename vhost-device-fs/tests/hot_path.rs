@@ -1,4 +1,4 @@
-//! Does serving a request allocate? Not for LOOKUP, GETATTR, READ and WRITE, of which a busy guest sends a hundred
+//! Does serving a request allocate? Not for LOOKUP, GETATTR, READ, WRITE and READDIRPLUS, of which a busy guest sends a hundred
 //! thousand a second.
 
 #![expect(
@@ -17,8 +17,8 @@ use common::request::Request;
 use tempfile::TempDir;
 use vhost_device_fs::config::Config;
 use vhost_device_fs::fuse::abi::{
-    CreateIn, EntryOut, GETATTR_HANDLE, GetAttrIn, InHeader, InitIn, Opcode, OpenOut, OutHeader,
-    ReadIn, WriteIn,
+    CreateIn, EntryOut, GETATTR_HANDLE, GetAttrIn, InHeader, InitIn, Opcode, OpenIn, OpenOut,
+    OutHeader, ReadIn, WriteIn,
 };
 use vhost_device_fs::fuse::wire::Wire;
 use vhost_device_fs::fuse::{Buffers, Served, Server};
@@ -146,6 +146,14 @@ fn requests_of_the_hot_path_allocate_nothing() {
         handle: open.handle,
         ..GetAttrIn::default()
     });
+    let open_directory = bytes(&OpenIn::default());
+    let open_directory = request(Opcode::OpenDir, ROOT_NODEID, &open_directory);
+    let directory = serve(server, &mut buffers, &open_directory);
+    let listing = bytes(&ReadIn {
+        handle: OpenOut::take(&mut directory.as_slice()).unwrap().handle,
+        size: 4096,
+        ..ReadIn::default()
+    });
     let requests = [
         (
             "WRITE",
@@ -172,6 +180,10 @@ fn requests_of_the_hot_path_allocate_nothing() {
         (
             "LOOKUP below it",
             request(Opcode::Lookup, sub.nodeid, b"deep\0"),
+        ),
+        (
+            "READDIRPLUS",
+            request(Opcode::ReadDirPlus, ROOT_NODEID, &listing),
         ),
     ];
     for (name, request) in &requests {

@@ -5,7 +5,9 @@ use super::abi::{
 };
 use super::call::{Call, entry_out};
 use super::wire::Wire;
+use crate::config::Config;
 use crate::operations::{DirectoryEntry, FsResult};
+use crate::passthrough::Folder;
 
 /// Most that one READDIR answers, in bytes, whatever room the guest leaves.
 const REPLY_BYTES_MAX: usize = 1 << 20;
@@ -38,9 +40,10 @@ pub(super) fn read(call: &mut Call<'_>) -> FsResult<()> {
 
 /// READDIRPLUS: every name comes with what LOOKUP would answer, and counts as a lookup.
 pub(super) fn read_with_entries(call: &mut Call<'_>) -> FsResult<()> {
+    let folder = call.file_system.folder(call.nodeid).ok();
     read_entries(call, DirEntPlus::SIZE, |call, entry| {
         let found = DirEntPlus {
-            entry: look_up(call, entry.name),
+            entry: look_up(call.config, folder.as_ref(), entry.name),
             entry_name: dirent(entry),
         };
         found.append(call.reply);
@@ -48,14 +51,12 @@ pub(super) fn read_with_entries(call: &mut Call<'_>) -> FsResult<()> {
 }
 
 /// `.` and `..` are not looked up, and a name that cannot be is given without an inode: the guest will ask for it.
-fn look_up(call: &Call<'_>, name: &[u8]) -> EntryOut {
+fn look_up(config: &Config, folder: Option<&Folder<'_>>, name: &[u8]) -> EntryOut {
     if name == b"." || name == b".." {
         return EntryOut::default();
     }
-    match call.file_system.lookup(&call.caller, call.nodeid, name) {
-        Ok(entry) => entry_out(call.config, &entry),
-        Err(_) => EntryOut::default(),
-    }
+    let found = folder.and_then(|folder| folder.look_up(name).ok());
+    found.map_or_else(EntryOut::default, |entry| entry_out(config, &entry))
 }
 
 /// Appends entries with `put` until the guest's buffer is full. `put` is not called for an entry that does not fit,

@@ -10,8 +10,17 @@ pub trait Wire: Sized {
     /// Takes the value off the front of `bytes`; `None`, and `bytes` of no more use, if they are too few.
     fn take(bytes: &mut &[u8]) -> Option<Self>;
 
+    /// Puts the value at the front of `room`, unless that is too small, and returns what is behind it.
+    fn put<'a>(&self, room: &'a mut [u8]) -> &'a mut [u8];
+
     /// Appends the value to `out`.
-    fn append(&self, out: &mut Vec<u8>);
+    fn append(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.resize(start + Self::SIZE, 0);
+        if let Some(room) = out.get_mut(start..) {
+            self.put(room);
+        }
+    }
 }
 
 macro_rules! integers {
@@ -25,8 +34,13 @@ macro_rules! integers {
                 Some(Self::from_le_bytes(*head))
             }
 
-            fn append(&self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.to_le_bytes());
+            fn put<'a>(&self, room: &'a mut [u8]) -> &'a mut [u8] {
+                let (place, rest) = room.split_at_mut(Self::SIZE.min(room.len()));
+                if let Ok(place) = place.try_into() {
+                    let place: &mut [u8; Self::SIZE] = place;
+                    *place = self.to_le_bytes();
+                }
+                rest
             }
         }
     )*};
@@ -45,10 +59,11 @@ impl<T: Wire + Copy + Default, const N: usize> Wire for [T; N] {
         Some(array)
     }
 
-    fn append(&self, out: &mut Vec<u8>) {
+    fn put<'a>(&self, mut room: &'a mut [u8]) -> &'a mut [u8] {
         for element in self {
-            element.append(out);
+            room = element.put(room);
         }
+        room
     }
 }
 
@@ -59,9 +74,8 @@ impl<A: Wire, B: Wire> Wire for (A, B) {
         Some((A::take(bytes)?, B::take(bytes)?))
     }
 
-    fn append(&self, out: &mut Vec<u8>) {
-        self.0.append(out);
-        self.1.append(out);
+    fn put<'a>(&self, room: &'a mut [u8]) -> &'a mut [u8] {
+        self.1.put(self.0.put(room))
     }
 }
 
@@ -83,8 +97,16 @@ macro_rules! wire {
                 })
             }
 
+            fn put<'a>(&self, room: &'a mut [u8]) -> &'a mut [u8] {
+                $(let room = $crate::fuse::wire::Wire::put(&self.$field, room);)*
+                room
+            }
+
+            // At once: field by field, the end of `out` would be looked up for each of them.
             fn append(&self, out: &mut Vec<u8>) {
-                $($crate::fuse::wire::Wire::append(&self.$field, out);)*
+                let mut bytes = [0; <Self as $crate::fuse::wire::Wire>::SIZE];
+                $crate::fuse::wire::Wire::put(self, &mut bytes);
+                out.extend_from_slice(&bytes);
             }
         }
     )*};

@@ -6,8 +6,8 @@
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, capabilities_secure_bits,
+    set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::operations::{Caller, FsResult};
@@ -20,6 +20,8 @@ pub(crate) struct Credentials {
     gid: Gid,
     groups: Vec<Gid>,
     capabilities: CapabilitySets,
+    /// The kernel makes all of these capabilities effective again for a thread that becomes root again (capabilities(7)).
+    root_regains_capabilities: bool,
     /// Who the guest's users and groups are on the host.
     translations: Translations,
 }
@@ -33,12 +35,17 @@ impl From<Forbidden> for Errno {
 impl Credentials {
     /// Those of this thread.
     pub(crate) fn current(translations: Translations) -> FsResult<Self> {
+        let capabilities = capabilities(None)?;
+        let keeps_still =
+            capabilities_secure_bits()?.contains(CapabilitiesSecureBits::NO_SETUID_FIXUP);
         Ok(Self {
+            root_regains_capabilities: !keeps_still
+                && capabilities.effective == capabilities.permitted,
             translations,
             uid: rustix::process::geteuid(),
             gid: rustix::process::getegid(),
             groups: rustix::process::getgroups()?,
-            capabilities: capabilities(None)?,
+            capabilities,
         })
     }
 
@@ -73,12 +80,18 @@ impl Credentials {
         if is_us || !self.uid.is_root() || !self.capabilities.effective.contains(change) {
             return work();
         }
-        let _restore = Restore(self);
+        let mut restore = Restore::new(self);
         if group.is_some() || !self.groups.is_empty() {
+            restore.changed.groups = true;
             set_thread_groups(group.as_slice())?;
         }
-        set_thread_res_gid(None, gid, None)?;
+        if gid != self.gid {
+            restore.changed.group = true;
+            set_thread_res_gid(None, gid, None)?;
+        }
         if uid != self.uid {
+            restore.changed.user = true;
+            restore.changed.capabilities = true;
             set_thread_res_uid(None, uid, None)?;
             set_capabilities(
                 None,
@@ -100,7 +113,8 @@ impl Credentials {
         if !wanted || !self.capabilities.effective.contains(CapabilitySet::FSETID) {
             return work();
         }
-        let _restore = Restore(self);
+        let mut restore = Restore::new(self);
+        restore.changed.capabilities = true;
         set_capabilities(
             None,
             CapabilitySets {
@@ -111,24 +125,55 @@ impl Credentials {
         work()
     }
 
-    fn restore(&self) -> FsResult<()> {
-        // The real and the saved user were never changed, so the way back is open.
-        set_thread_res_uid(None, self.uid, None)?;
-        set_capabilities(None, self.capabilities)?;
-        set_thread_res_gid(None, self.gid, None)?;
-        if self.capabilities.effective.contains(CapabilitySet::SETGID) {
+    fn restore(&self, changed: Changed) -> FsResult<()> {
+        if changed.user {
+            // The real and the saved user were never changed, so the way back is open.
+            set_thread_res_uid(None, self.uid, None)?;
+        }
+        if changed.capabilities && !(changed.user && self.root_regains_capabilities) {
+            set_capabilities(None, self.capabilities)?;
+        }
+        if changed.group {
+            set_thread_res_gid(None, self.gid, None)?;
+        }
+        if changed.groups {
             set_thread_groups(&self.groups)?;
         }
         Ok(())
     }
 }
 
+/// What was changed, or would have been if that had not failed.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each stands for a system call of its own"
+)]
+struct Changed {
+    user: bool,
+    group: bool,
+    groups: bool,
+    capabilities: bool,
+}
+
 /// Puts the daemon's credentials back when it is dropped.
-struct Restore<'a>(&'a Credentials);
+struct Restore<'a> {
+    credentials: &'a Credentials,
+    changed: Changed,
+}
+
+impl<'a> Restore<'a> {
+    fn new(credentials: &'a Credentials) -> Self {
+        Self {
+            credentials,
+            changed: Changed::default(),
+        }
+    }
+}
 
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
-        if let Err(errno) = self.0.restore() {
+        if let Err(errno) = self.credentials.restore(self.changed) {
             // No guest can cause this. Serving the next request as somebody else would be worse than not at all.
             log::error!("host: credentials of a thread could not be restored: {errno}");
             std::process::abort();
@@ -168,6 +213,7 @@ mod tests {
             uid: Uid::from_raw(4_000),
             gid: Gid::from_raw(4_000),
             groups: Vec::new(),
+            root_regains_capabilities: true,
             capabilities: CapabilitySets {
                 effective: capable,
                 permitted: capable,

@@ -1,6 +1,7 @@
 //! Names that are found and names that are made: LOOKUP, FORGET, MKNOD, MKDIR, SYMLINK, LINK.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Statx};
 
@@ -10,6 +11,26 @@ use super::host::{self, ProcPath};
 use super::tables::Tables;
 use crate::operations::{Caller, Entry, Extensions, FsResult};
 use crate::store::{FileKind, Location, Name, Sighting};
+
+/// A directory that was found once for all the names that are looked up in it.
+#[derive(Debug)]
+pub struct Folder<'a> {
+    file_system: &'a FileSystem,
+    tables: Arc<Tables>,
+    descriptor: Arc<OwnedFd>,
+    nodeid: u64,
+}
+
+impl Folder<'_> {
+    /// Like [`FileSystem::lookup`].
+    pub fn look_up(&self, name: &[u8]) -> FsResult<Entry> {
+        let name = Name::new(name)?;
+        let _names = self.tables.keep_names(self.nodeid);
+        let directory = self.descriptor.as_fd();
+        self.file_system
+            .enter(&self.tables, directory, self.nodeid, name)
+    }
+}
 
 /// `FUSE_ATTR_SUBMOUNT`.
 const ATTRIBUTE_SUBMOUNT: u32 = 1;
@@ -22,6 +43,17 @@ impl FileSystem {
         let directory = tables.resolve(parent)?;
         let _names = tables.keep_names(parent);
         self.enter(&tables, directory.as_fd(), parent, name)
+    }
+
+    /// The directory `nodeid`, for several lookups in it.
+    pub fn folder(&self, nodeid: u64) -> FsResult<Folder<'_>> {
+        let tables = self.tables();
+        Ok(Folder {
+            file_system: self,
+            descriptor: tables.resolve(nodeid)?,
+            nodeid,
+            tables,
+        })
     }
 
     /// The guest gives up `count` lookups of `nodeid`.

@@ -228,11 +228,16 @@ impl FileSystem {
             })
     }
 
-    /// A descriptor of the file is being closed in the guest: the host may have errors to tell that it kept.
+    /// A descriptor of the file is being closed in the guest: the host may have errors to tell that it kept, if it is of a sort
+    /// that does.
     pub fn flush(&self, nodeid: u64, handle: u64, lock_owner: u64) -> FsResult<()> {
         let tables = self.tables();
         let handle = tables.handles.get(handle)?;
         self.flush_locks(&tables, nodeid, lock_owner)?;
+        let traits = tables.nodes.traits(handle.nodeid);
+        if traits.is_ok_and(|traits| tables.mounts.closes_silently(traits.mount)) {
+            return handle.descriptor().map(drop);
+        }
         let again = rustix::io::fcntl_dupfd_cloexec(handle.descriptor()?, 0)?;
         close(again)
     }

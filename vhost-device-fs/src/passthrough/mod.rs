@@ -26,6 +26,7 @@ use std::thread::Thread;
 
 use rustix::fs::Mode;
 
+pub use entries::Folder;
 pub use host::ConfigurationError;
 
 pub(crate) use attributes::{host_device, kernel_device};

@@ -22,7 +22,7 @@ use super::wait_for_use;
 use crate::fuse_client::Client;
 use crate::guest::{Memory, Used};
 use script::{Progress, Script};
-use slot::{Ask, FRAME_BYTES, Slot};
+use slot::{Ask, FRAME_BYTES, Request, Shape, Slot};
 
 pub use script::Operation;
 pub use share::{
@@ -63,7 +63,7 @@ pub enum Until {
 pub struct FsLoad {
     client: Client,
     script: Script,
-    unique: u64,
+    request: Request,
 }
 
 /// One program.
@@ -74,8 +74,20 @@ struct Program {
     ring: usize,
     began: Instant,
     unique: u64,
+    /// Whether the request in flight is answered.
     waits: bool,
+    shape: Option<Shape>,
+    /// For what nobody waits for.
+    spare: Spare,
     progress: Progress,
+}
+
+/// Room for a request that is not answered: it is on its way while the program goes on.
+#[derive(Debug)]
+struct Spare {
+    slot: Slot,
+    shape: Option<Shape>,
+    in_flight: bool,
 }
 
 /// Programs at work.
@@ -85,7 +97,8 @@ struct Loop {
     programs: Vec<Program>,
     /// For each ring, whether there is something on it that the device was not told of.
     offered: Vec<bool>,
-    arguments: Vec<u8>,
+    /// Requests in flight that nobody waits for.
+    silent: usize,
     begun: u64,
     until: Until,
     start: Instant,
@@ -108,7 +121,7 @@ impl FsLoad {
         Ok(Self {
             client,
             script: Script::new(known),
-            unique: 1 << 32, // not those of the client
+            request: Request::default(),
         })
     }
 
@@ -128,11 +141,13 @@ impl FsLoad {
         let memory = Arc::clone(self.client.machine().memory());
         let count = u64::from(work.depth) * u64::try_from(work.rings)?;
         let data_bytes = u64::from(work.operation.data_bytes());
-        let room = memory.allocate_pages_in(0, count * (FRAME_BYTES + data_bytes))?;
+        let frames_bytes = 2 * count * FRAME_BYTES;
+        let room_bytes = frames_bytes + count * data_bytes;
+        let room = memory.allocate_pages_in(0, room_bytes)?;
         let data = vec![WRITTEN; usize::try_from(count * data_bytes)?];
-        memory.write(room + count * FRAME_BYTES, &data)?;
+        memory.write(room + frames_bytes, &data)?;
         let measured = self.run(work, until, &memory, room);
-        memory.release(room, count * (FRAME_BYTES + data_bytes));
+        memory.release(room, room_bytes);
         measured
     }
 
@@ -145,19 +160,28 @@ impl FsLoad {
     ) -> Result<Measured> {
         let start = Instant::now();
         let count = work.rings * usize::from(work.depth);
-        let data = room + count as u64 * FRAME_BYTES;
+        let data = room + 2 * count as u64 * FRAME_BYTES;
         let data_bytes = u64::from(work.operation.data_bytes());
         let program = |number: usize| -> Result<_> {
-            Ok(Program {
-                slot: Slot {
+            let slot = |number: usize| -> Result<_> {
+                Ok(Slot {
                     head: u16::try_from(number)?,
                     frame: room + number as u64 * FRAME_BYTES,
-                    data: data + number as u64 * data_bytes,
+                    data: data + (number % count) as u64 * data_bytes,
+                })
+            };
+            Ok(Program {
+                slot: slot(number)?,
+                spare: Spare {
+                    slot: slot(count + number)?,
+                    shape: None,
+                    in_flight: false,
                 },
                 ring: 1 + number % work.rings,
                 began: start,
                 unique: 0,
                 waits: true,
+                shape: None,
                 progress: Progress::default(),
             })
         };
@@ -166,7 +190,7 @@ impl FsLoad {
             work: *work,
             programs: (0..count).map(program).collect::<Result<_>>()?,
             offered: vec![false; 1 + work.rings],
-            arguments: Vec::with_capacity(256),
+            silent: 0,
             begun: 0,
             until,
             start,
@@ -182,7 +206,7 @@ impl FsLoad {
             busy += usize::from(self.begin(&mut state, number, start)?);
         }
         self.publish(&mut state)?;
-        while busy > 0 {
+        while busy + state.silent > 0 {
             let mut idle = true;
             for ring in 0..=work.rings {
                 let (used, ended) = self.turn(&mut state, ring)?;
@@ -198,7 +222,7 @@ impl FsLoad {
         Ok(state.measured)
     }
 
-    /// Goes on with the programs whose requests one ring has used. Returns how many there were, and how many have ended.
+    /// Goes on with the programs whose requests one ring has used. Returns how many requests there were, and how many programs ended.
     fn turn(&mut self, state: &mut Loop, ring: usize) -> Result<(usize, usize)> {
         let (mut count, mut ended) = (0, 0);
         let mut now = None;
@@ -207,7 +231,7 @@ impl FsLoad {
             let now = *now.get_or_insert_with(Instant::now);
             count += 1;
             let number = usize::from(used.head);
-            if self.go_on(state, number, used)? {
+            if state.is_silent(number)? || self.go_on(state, number, used)? {
                 continue;
             }
             let program = state.programs.get(number).context("no such program")?;
@@ -248,27 +272,35 @@ impl FsLoad {
 
     fn send_next(&mut self, state: &mut Loop, number: usize, answered: u32) -> Result<bool> {
         let program = state.programs.get_mut(number).context("no such program")?;
-        state.arguments.clear();
         let last = (program.slot, &*state.memory, answered);
         let next = self.script.next(
             state.work.operation,
             &mut program.progress,
             last,
-            &mut state.arguments,
+            self.request.begin(),
         )?;
         let Some(ask) = next else {
             return Ok(false);
         };
-        self.unique += 2;
-        program.unique = self.unique;
-        program.waits = ask.reply_bytes.is_some();
         let ring = ring_for(ask, program.ring);
         let driver = self.client.machine().ring(ring)?;
-        let request = state.arguments.as_slice();
+        *state.offered.get_mut(ring).context("no such ring")? = true;
+        program.waits = ask.reply_bytes.is_some();
+        let spare = &mut program.spare;
+        if !program.waits && !spare.in_flight {
+            spare.in_flight = true;
+            state.silent += 1;
+            let shape = &mut spare.shape;
+            spare
+                .slot
+                .send(&state.memory, driver, shape, ask, &mut self.request)?;
+            return self.send_next(state, number, 0);
+        }
+        program.unique = self.request.unique;
+        let shape = &mut program.shape;
         program
             .slot
-            .send(&state.memory, driver, self.unique, ask, request)?;
-        *state.offered.get_mut(ring).context("no such ring")? = true;
+            .send(&state.memory, driver, shape, ask, &mut self.request)?;
         Ok(true)
     }
 
@@ -279,6 +311,19 @@ impl FsLoad {
             }
         }
         Ok(())
+    }
+}
+
+impl Loop {
+    /// Whether this was a request that nobody waited for.
+    fn is_silent(&mut self, head: usize) -> Result<bool> {
+        let Some(number) = head.checked_sub(self.programs.len()) else {
+            return Ok(false);
+        };
+        let program = self.programs.get_mut(number).context("no such program")?;
+        program.spare.in_flight = false;
+        self.silent -= 1;
+        Ok(true)
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use anyhow::{Context, Result};
 use vhost_device_fs::fuse::abi::{
     AttrOut, CreateIn, DirEntPlus, EntryOut, FlushIn, ForgetIn, FsyncIn, GetAttrIn, Opcode, OpenIn,
-    OpenOut, ReadIn, ReleaseIn, WriteIn, WriteOut,
+    OpenOut, ReadIn, ReleaseIn, WriteIn, WriteOut, fopen,
 };
 use vhost_device_fs::fuse::wire::Wire;
 
@@ -29,9 +29,9 @@ pub enum Operation {
     Lookup,
     /// `stat` of an inode whose attributes' time has run out: GETATTR.
     GetAttr,
-    /// `open` and `close`: OPEN, FLUSH, RELEASE.
+    /// `open` and `close`: OPEN, FLUSH unless the device can do without, RELEASE.
     OpenClose,
-    /// `creat` and `close` of a new file: CREATE, FLUSH, RELEASE.
+    /// `creat` and `close` of a new file: CREATE, FLUSH unless the device can do without, RELEASE.
     Create,
     /// `unlink` of a file that was made: UNLINK, FORGET.
     Unlink,
@@ -129,8 +129,13 @@ impl Script {
             }
             (Operation::Create, 0) => Some(self.create(progress, arguments)),
             (Operation::OpenClose | Operation::Create, 1) => {
-                self.opened(operation, progress, slot, memory)?;
-                Some(flush(progress, arguments))
+                let open_flags = self.opened(operation, progress, slot, memory)?;
+                Some(if open_flags & fopen::NOFLUSH == 0 {
+                    flush(progress, arguments)
+                } else {
+                    progress.step += 1;
+                    close(Opcode::Release, progress, arguments)
+                })
             }
             (Operation::OpenClose | Operation::Create, 2) => {
                 Some(close(Opcode::Release, progress, arguments))
@@ -202,22 +207,25 @@ impl Script {
         ask(Opcode::Create, self.known.new, CREATED_BYTES)
     }
 
+    /// Returns the flags that the file was opened with.
     fn opened(
         &mut self,
         operation: Operation,
         progress: &mut Progress,
         slot: Slot,
         memory: &Memory,
-    ) -> Result<()> {
-        if operation == Operation::Create {
+    ) -> Result<u32> {
+        let open = if operation == Operation::Create {
             let (entry, open) = slot.answer::<(EntryOut, OpenOut)>(memory)?;
-            (progress.nodeid, progress.handle) = (entry.nodeid, open.handle);
+            progress.nodeid = entry.nodeid;
             progress.made.nodeid = entry.nodeid;
             self.made.push_back(progress.made);
+            open
         } else {
-            progress.handle = slot.answer::<OpenOut>(memory)?.handle;
-        }
-        Ok(())
+            slot.answer::<OpenOut>(memory)?
+        };
+        progress.handle = open.handle;
+        Ok(open.open_flags)
     }
 
     fn list(

@@ -43,6 +43,34 @@ pub(super) struct Ask {
     pub(super) data: Data,
 }
 
+/// What a chain depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    ring: u32,
+    arguments: u32,
+    reply_bytes: Option<usize>,
+    data: Data,
+}
+
+/// A request that is being made. Kept from request to request, so that making one allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    pub(super) unique: u64,
+    header: Vec<u8>,
+    /// Room for the header, and the arguments.
+    bytes: Vec<u8>,
+}
+
+impl Request {
+    /// Begins a request; its arguments are to be appended to what is returned.
+    pub(super) fn begin(&mut self) -> &mut Vec<u8> {
+        self.unique += 2; // odd ones are the kernel's INTERRUPTs
+        self.bytes.clear();
+        self.bytes.resize(InHeader::SIZE, 0);
+        &mut self.bytes
+    }
+}
+
 /// Room for one request. Its head on every ring is its number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
@@ -60,42 +88,54 @@ impl Slot {
         self.frame + REQUEST_BYTES + REPLY_BYTES
     }
 
-    /// Writes the request and its chain, and offers it on `ring`.
+    /// Writes the request, and its chain if that is not there from the last time, and offers it on `ring`.
     pub(super) fn send(
         self,
         memory: &Memory,
         ring: &mut Ring,
-        unique: u64,
+        there: &mut Option<Shape>,
         ask: Ask,
-        arguments: &[u8],
+        request: &mut Request,
     ) -> Result<()> {
+        let arguments = u32::try_from(request.bytes.len() - InHeader::SIZE)?;
         let data_out = if let Data::Out(bytes) = ask.data {
             bytes
         } else {
             0
         };
         let header = InHeader {
-            len: u32::try_from(InHeader::SIZE + arguments.len())? + data_out,
+            len: u32::try_from(request.bytes.len())? + data_out,
             opcode: ask.opcode.number(),
-            unique,
+            unique: request.unique,
             nodeid: ask.nodeid,
             uid: CALLER,
             gid: CALLER,
             pid: CALLER,
             ..InHeader::default()
         };
-        let mut request = Vec::with_capacity(256);
-        header.append(&mut request);
-        request.extend_from_slice(arguments);
-        memory.write(self.frame, &request)?;
-        let count = self.write_table(memory, ask, u32::try_from(arguments.len())?)?;
-        let descriptor = Descriptor {
-            address: self.table(),
-            length: count * u32::try_from(DESCRIPTOR_SIZE)?,
-            flags: DESCRIPTOR_INDIRECT,
-            next: 0,
+        request.header.clear();
+        header.append(&mut request.header);
+        for (to, from) in request.bytes.iter_mut().zip(&request.header) {
+            *to = *from;
+        }
+        memory.write(self.frame, &request.bytes)?;
+        let shape = Shape {
+            ring: ring.index(),
+            arguments,
+            reply_bytes: ask.reply_bytes,
+            data: ask.data,
         };
-        ring.write_descriptor(self.head, descriptor)?;
+        if *there != Some(shape) {
+            let count = self.write_table(memory, ask, arguments)?;
+            let descriptor = Descriptor {
+                address: self.table(),
+                length: count * u32::try_from(DESCRIPTOR_SIZE)?,
+                flags: DESCRIPTOR_INDIRECT,
+                next: 0,
+            };
+            ring.write_descriptor(self.head, descriptor)?;
+            *there = Some(shape);
+        }
         ring.offer(self.head)
     }
 
