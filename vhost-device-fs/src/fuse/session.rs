@@ -87,6 +87,11 @@ pub enum SessionMismatch {
         /// The options that would offer them.
         names: &'static str,
     },
+    /// Flags that only come together.
+    #[error(
+        "state stream: session with flags {0:#x} of POSIX ACLs without the others ({ACLS:#x}), which nobody agrees on"
+    )]
+    HalfAcls(u64),
     /// Flags without which this configuration lets no session begin.
     #[error(
         "state stream: session without flags {flags:#x}, which this back-end's configuration demands ({name})"
@@ -150,6 +155,10 @@ impl SessionOptions {
                 flags: unsupported,
                 names: option_for(unsupported),
             });
+        }
+        let acls = self.flags & ACLS;
+        if acls != 0 && acls != ACLS {
+            return Err(SessionMismatch::HalfAcls(acls));
         }
         if let Some((flags, name, _)) = demanded(config, self.flags) {
             return Err(SessionMismatch::Demanded { flags, name });
@@ -450,7 +459,16 @@ mod tests {
             assert_eq!(poor.flags & ACLS, 0);
             assert!(!poor.acls());
         }
-        assert!(session(&config, u64::MAX).acls());
+        let whole = session(&config, u64::MAX);
+        assert!(whole.acls());
+        for one in [init::POSIX_ACL, init::DONT_MASK, init::SETXATTR_EXT] {
+            let forged = SessionOptions {
+                flags: whole.flags & !one,
+                ..whole
+            };
+            let refusal = SessionMismatch::HalfAcls(ACLS & !one);
+            assert_eq!(forged.fits(&config), Err(refusal));
+        }
         config.posix_acl = Negotiation::Always;
         for missing in [init::POSIX_ACL, init::DONT_MASK, init::SETXATTR_EXT] {
             assert_eq!(ask(&config, 7, 45, !missing), Err(Errno::PROTO));
