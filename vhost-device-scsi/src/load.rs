@@ -1,6 +1,8 @@
 //! From a state to the live target. Everything is built aside; nothing of the old is touched until all is well.
 //!
-//! A unit is the same if its names are: a state of another disk is refused. Its size may have changed; the guest hears of that.
+//! A unit is the same if its names are: a state of another disk is refused. It may have grown; the guest hears of that.
+
+use std::collections::BTreeMap;
 
 use common::device::LoadError;
 
@@ -149,6 +151,7 @@ pub(crate) fn load(target: &Target, state: &ScsiState) -> Result<(), LoadError> 
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| LoadError::Stream(error.into()))?;
     let sizes = may_be_taken(&table).map_err(|error| LoadError::Host(error.into()))?;
+    are_large_enough(state, &sizes).map_err(|mismatch| LoadError::Mismatch(mismatch.into()))?;
     let mut events = Pending {
         events: state.events.iter().map(event).collect(),
         missed: state.target.events_missed,
@@ -204,7 +207,7 @@ fn announce_others(table: &Table, loaded: &[u16], events: &mut Pending) {
 }
 
 /// The sizes of all units in blocks; an error if the source, or anybody else, still has the lock of one.
-fn may_be_taken(table: &Table) -> Result<std::collections::BTreeMap<u16, u64>, TargetError> {
+fn may_be_taken(table: &Table) -> Result<BTreeMap<u16, u64>, TargetError> {
     table
         .iter()
         .map(|(lun, unit)| {
@@ -221,6 +224,22 @@ fn may_be_taken(table: &Table) -> Result<std::collections::BTreeMap<u16, u64>, T
             Ok((*lun, size / u64::from(unit.config().block_size)))
         })
         .collect()
+}
+
+/// A disk may have grown, of which the guest is told. One that is smaller has lost what the guest wrote at its end.
+fn are_large_enough(state: &ScsiState, sizes: &BTreeMap<u16, u64>) -> Result<(), Mismatch> {
+    for unit in &state.units {
+        let ours = sizes.get(&unit.lun).copied().unwrap_or(unit.blocks);
+        if ours < unit.blocks {
+            return Err(Mismatch::Unit {
+                lun: unit.lun,
+                what: "its size in blocks",
+                theirs: unit.blocks.to_string(),
+                ours: ours.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn live_unit(unit: &UnitV1) -> Result<UnitState, InvalidInitiator> {

@@ -243,6 +243,9 @@ const FORGED: &[(&str, Forge)] = &[
     ("an event without one", |state| {
         state.events.push(event(3, 0, (0, 0)));
     }),
+    ("a disk that was larger", |state| {
+        state.units[0].blocks += 1;
+    }),
     ("many events", |state| {
         state.events = vec![event(1, 0, (0, 0)); 100_000];
     }),
