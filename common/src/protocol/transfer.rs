@@ -22,6 +22,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use super::channel::{Cancellation, Channel};
 use super::messages::Direction;
 use crate::device::{Device, LoadError, SaveError};
+use crate::report;
 use crate::state::{Limits, StateError, StateSchema, read_state, write_state};
 
 /// Through which descriptor SAVE goes. (LOAD always comes through the front-end's.)
@@ -170,7 +171,7 @@ impl<D: Device> Transfers<D> {
                 running: running.direction,
             });
         }
-        *slot = Slot::Empty;
+        std::mem::replace(&mut *slot, Slot::Empty).forget();
         let cancellation = Cancellation::new()?;
         let channel = Channel::new(file, direction, cancellation.clone(), self.options.patience)?;
         if direction == Direction::Save && self.options.save_channel == SaveChannel::Memfd {
@@ -236,10 +237,14 @@ impl<D: Device> Transfers<D> {
     fn apply(&self, state: D::State) -> Result<(), TransferError> {
         let began = Instant::now();
         self.device.check(&state)?;
+        let checked = began.elapsed();
         self.device.load(state)?;
+        let applied = began.elapsed();
         log::info!(
-            "state phase=load result=ok apply_ms={}",
-            began.elapsed().as_millis()
+            "state phase=load result=ok check_ms={} load_ms={} apply_ms={}",
+            checked.as_millis(),
+            applied.saturating_sub(checked).as_millis(),
+            applied.as_millis()
         );
         Ok(())
     }
@@ -249,9 +254,7 @@ impl<D: Device> Transfers<D> {
         self.stop(); // so that a CHECK gives the slot up
         let slot = std::mem::replace(&mut *self.lock(), Slot::Empty);
         self.stop(); // a transfer may have begun until the slot was ours
-        if let Slot::Running(running) = slot {
-            let _never_panics = running.thread.join();
-        }
+        slot.forget();
     }
 
     fn stop(&self) {
@@ -268,6 +271,21 @@ impl<D: Device> Transfers<D> {
 
     fn lock(&self) -> MutexGuard<'_, Slot<D::State>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> Slot<S> {
+    /// Nobody asks any more what came of a transfer: QEMU sends no CHECK when the channel breaks, as it does when what comes through it
+    /// is refused. So the log has to tell.
+    fn forget(self) {
+        let Self::Running(running) = self else {
+            return;
+        };
+        let _never_panics = running.thread.join();
+        if let Ok(Err(error)) = running.verdict.try_recv() {
+            let (direction, chain) = (running.direction, report::chain(&error));
+            log::error!("{direction} failed, and the front-end did not ask: {chain}");
+        }
     }
 }
 
@@ -304,7 +322,7 @@ fn save<D: Device>(
     let version = options.write_version.unwrap_or(D::State::VERSION);
     let summary = write_state(&state, version, out)?;
     log::info!(
-        "state phase=save result=ok bytes={} sections={} collect_ms={collect_ms} total_ms={}",
+        "state phase=save result=ok version={version} bytes={} sections={} collect_ms={collect_ms} total_ms={}",
         summary.bytes,
         summary.sections,
         began.elapsed().as_millis()
