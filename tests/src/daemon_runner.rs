@@ -2,9 +2,11 @@
 //!
 //! Knows the conventions that all daemons share (readiness line, `--socket-path`, SIGTERM), and no device.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,6 +76,12 @@ impl Daemon {
         let log = self.folder.path().join(format!("log-{}", self.restarts));
         self.process = spawn(&self.program, &self.arguments, &log)?;
         self.wait_until_ready().with_context(|| self.report())
+    }
+
+    /// Leaves its folder behind, with its log and its socket.
+    pub fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
     }
 
     /// The socket that it listens on.
@@ -180,8 +188,20 @@ pub fn library(package: &str) -> Result<PathBuf> {
 }
 
 /// Under cargo the program is brought up to date first: a test of one package does not build the programs
-/// of another.
+/// of another. Once in each process: some start a hundred daemons.
 fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = format!("{package} {kind} {name}");
+    if let Some(path) = built.get(&key) {
+        return Ok(path.clone());
+    }
+    let path = bring_up_to_date(package, kind, name)?;
+    built.insert(key, path.clone());
+    Ok(path)
+}
+
+fn bring_up_to_date(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     // target/PROFILE/deps/TEST for tests, target/PROFILE/PROGRAM for programs.
     let folder = test

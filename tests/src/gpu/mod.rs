@@ -24,26 +24,12 @@ pub mod speed;
 pub mod wire;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
-use crate::daemon_runner::{Daemon, built};
+use crate::daemon_runner::Daemon;
 
 /// Starts the daemon with `arguments`.
 pub fn start_daemon<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Daemon> {
-    Daemon::start_at(&program()?, arguments)
-}
-
-/// The daemon, brought up to date once in each test program: some start a hundred.
-fn program() -> Result<PathBuf> {
-    static PROGRAM: Mutex<Option<PathBuf>> = Mutex::new(None);
-    let mut known = PROGRAM.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(path) = &*known {
-        return Ok(path.clone());
-    }
-    let path = built("vhost-device-gpu")?;
-    *known = Some(path.clone());
-    Ok(path)
+    Daemon::start("vhost-device-gpu", arguments)
 }
