@@ -42,6 +42,11 @@ int vhost_user_stateful_check(void *opaque)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(opaque);
 
+    if (!VHOST_USER_STATEFUL_GET_CLASS(vdev)->vhost(vdev)->vhost_ops) {
+        error_report("%s device %s has no connection to its back-end",
+                     object_get_typename(OBJECT(vdev)), name_of(vdev));
+        return -ENOTCONN;
+    }
     if (!has_state(vdev)) {
         error_report("The back-end of %s device %s cannot save or load its "
                      "state: it does not offer "

@@ -1,6 +1,6 @@
 //! The file system daemon: how it is started, and what its log tells.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -20,16 +20,22 @@ pub struct SavedState {
 
 /// Starts the daemon that is built with us, or the one that `VHOST_DEVICE_FS` names: another release.
 pub fn start(share: &Path, cache: &str) -> Result<Daemon> {
-    let arguments = [
+    let arguments = arguments(share, cache);
+    match std::env::var_os("VHOST_DEVICE_FS") {
+        Some(program) => Daemon::start_at(Path::new(&program), arguments),
+        None => Daemon::start("vhost-device-fs", arguments),
+    }
+}
+
+/// Its command line.
+pub fn arguments(share: &Path, cache: &str) -> Vec<OsString> {
+    let words = [
         OsStr::new("--shared-dir"),
         share.as_os_str(),
         "--cache".as_ref(),
         cache.as_ref(),
     ];
-    match std::env::var_os("VHOST_DEVICE_FS") {
-        Some(program) => Daemon::start_at(Path::new(&program), arguments),
-        None => Daemon::start("vhost-device-fs", arguments),
-    }
+    words.map(OsStr::to_owned).into()
 }
 
 /// What `daemon` logged about the last state that it saved.
@@ -39,7 +45,7 @@ pub fn saved_state(daemon: &Daemon) -> Result<SavedState> {
     line.with_context(|| format!("the daemon has saved no state\n{log}"))
 }
 
-/// Reads `state phase=save result=ok bytes=1 sections=2 collect_ms=3 total_ms=4`.
+/// Reads `state phase=save result=ok version=1 bytes=1 sections=2 collect_ms=3 total_ms=4`.
 fn parse(line: &str) -> Option<SavedState> {
     let (_, fields) = line.split_once("state phase=save result=ok ")?;
     let field = |name: &str| {
@@ -62,7 +68,7 @@ mod tests {
 
     #[test]
     fn the_log_tells_the_size_of_a_state() {
-        let line = "[INFO] state phase=save result=ok bytes=815 sections=7 collect_ms=1 total_ms=2";
+        let line = "[INFO] state phase=save result=ok version=1 bytes=815 sections=7 collect_ms=1 total_ms=2";
         let expected = SavedState {
             bytes: 815,
             sections: 7,

@@ -25,6 +25,19 @@ pub fn picture(number: u32, width: u32, height: u32) -> Picture {
     picture
 }
 
+/// The file that QEMU writes of a screen with picture `number`.
+pub fn pixmap(number: u32, width: u32, height: u32) -> Vec<u8> {
+    let picture = picture(number, width, height);
+    let mut bytes = format!("P6\n{width} {height}\n255\n").into_bytes();
+    for y in 0..height {
+        for x in 0..width {
+            let [_, red, green, blue] = picture.get(x, y).to_be_bytes();
+            bytes.extend([red, green, blue]);
+        }
+    }
+    bytes
+}
+
 /// How many pictures it says to have painted.
 pub fn pictures(answer: &str) -> Result<u32> {
     let mut words = answer.split_whitespace();
@@ -81,6 +94,13 @@ mod tests {
         );
         std::fs::write(file.path(), b"P6\n2 1\n255\n\x01\x02\x03").unwrap();
         assert!(read_pixmap(file.path()).is_err());
+    }
+
+    #[test]
+    fn a_pixmap_holds_its_picture() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), pixmap(7, 64, 32)).unwrap();
+        assert_eq!(read_pixmap(file.path()).unwrap(), picture(7, 64, 32));
     }
 
     #[test]

@@ -237,14 +237,12 @@ impl<D: Device> Transfers<D> {
     fn apply(&self, state: D::State) -> Result<(), TransferError> {
         let began = Instant::now();
         self.device.check(&state)?;
-        let checked = began.elapsed();
+        let check_ms = began.elapsed().as_millis();
         self.device.load(state)?;
-        let applied = began.elapsed();
+        let apply_ms = began.elapsed().as_millis();
         log::info!(
-            "state phase=load result=ok check_ms={} load_ms={} apply_ms={}",
-            checked.as_millis(),
-            applied.saturating_sub(checked).as_millis(),
-            applied.as_millis()
+            "state phase=load result=ok check_ms={check_ms} load_ms={} apply_ms={apply_ms}",
+            apply_ms.saturating_sub(check_ms)
         );
         Ok(())
     }

@@ -29,6 +29,16 @@ impl DeviceKind {
         self as u16
     }
 
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scsi => "scsi",
+            Self::Gpu => "gpu",
+            Self::Fs => "fs",
+            Self::Null => "null",
+        }
+    }
+
     /// The kind with this number, if there is one.
     pub const fn from_u16(number: u16) -> Option<Self> {
         match number {
@@ -51,12 +61,7 @@ impl TryFrom<u16> for DeviceKind {
 
 impl fmt::Display for DeviceKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Self::Scsi => "scsi",
-            Self::Gpu => "gpu",
-            Self::Fs => "fs",
-            Self::Null => "null",
-        })
+        formatter.pad(self.name())
     }
 }
 

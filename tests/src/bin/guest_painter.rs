@@ -4,6 +4,7 @@
 //! guest_painter paint NUMBER   one picture, and the end
 //! guest_painter card NUMBER    below the text of the console, a picture that people like to look at
 //! guest_painter go             pictures 0, 1, 2 and so on, until the file /tmp/painter-stop is there; prints how many
+//! guest_painter go FIRST MS    likewise from number FIRST, with a pause of MS milliseconds after each; prints the number after the last
 //! ```
 //!
 //! A picture is a function of its number, [`pixel`]; `tests/src/painter.rs` has the same one. Depends on nothing but `std`, since it is
@@ -14,6 +15,8 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 type Failure = Box<dyn Error>;
 
@@ -138,14 +141,17 @@ fn bar(x: u32, width: u32) -> u32 {
     COLOURS.get(index).copied().unwrap_or_default()
 }
 
-/// Paints until it is told to stop; how many pictures.
-fn go(screen: &Screen) -> Result<u32, Failure> {
-    let mut number = 0;
-    while !Path::new(STOP).exists() {
+/// Paints until it is told to stop, at least once; the number after the last picture.
+fn go(screen: &Screen, first: u32, pause: Duration) -> Result<u32, Failure> {
+    let mut number = first;
+    loop {
         screen.paint(number)?;
         number += 1;
+        if Path::new(STOP).exists() {
+            return Ok(number);
+        }
+        thread::sleep(pause);
     }
-    Ok(number)
 }
 
 fn run() -> Result<(), Failure> {
@@ -155,10 +161,15 @@ fn run() -> Result<(), Failure> {
         ["paint", number] => screen.paint(number.parse()?),
         ["card", number] => screen.card(number.parse()?),
         ["go"] => {
-            println!("OK pictures={}", go(&screen)?);
+            println!("OK pictures={}", go(&screen, 0, Duration::ZERO)?);
             Ok(())
         }
-        _ => Err("paint NUMBER | card NUMBER | go".into()),
+        ["go", first, pause] => {
+            let pause = Duration::from_millis(pause.parse()?);
+            println!("OK pictures={}", go(&screen, first.parse()?, pause)?);
+            Ok(())
+        }
+        _ => Err("paint NUMBER | card NUMBER | go [FIRST MS]".into()),
     }
 }
 

@@ -3,8 +3,8 @@
 //! `serve FOLDER SOCKET` prepares files, keeps some of them open (one for reading and writing, one
 //! for appending, one unlinked, one renamed, one with a name that is not UTF-8, one folder), and
 //! writes records to them until it is asked to stop. `ask SOCKET verify|stop` makes it read
-//! everything back through the very descriptors it has held since its start. `check FOLDER` looks
-//! at the same files from outside. Every record's content follows from its number.
+//! everything back through the very descriptors it has held since its start; `ask SOCKET records` only
+//! tells how far it is. `check FOLDER` looks at the same files from outside. Every record's content follows from its number.
 //!
 //! It needs nothing but `std`: it is compiled statically for a guest without libraries. It knows
 //! neither virtio nor migration, and runs on a bare file system as well.
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         ["ask", socket, question] => ask(Path::new(socket), question),
         ["check", folder] => check(Path::new(folder)),
         _ => Err(
-            "usage: guest_workload serve FOLDER SOCKET | ask SOCKET verify|stop | check FOLDER"
+            "usage: guest_workload serve FOLDER SOCKET | ask SOCKET records|verify|stop | check FOLDER"
                 .into(),
         ),
     };
@@ -172,11 +172,17 @@ impl Workload {
         Ok(())
     }
 
+    /// A line that says how much was written.
+    fn progress(&self) -> Result<String, Failure> {
+        match &self.failure {
+            Some(failure) => Err(failure.clone().into()),
+            None => Ok(format!("OK records={}", self.written)),
+        }
+    }
+
     /// Reads everything back; a line that says what was read.
     fn verify(&mut self) -> Result<String, Failure> {
-        if let Some(failure) = &self.failure {
-            return Err(failure.clone().into());
-        }
+        self.progress()?;
         for (stream, index) in self.streams.iter().zip(0..) {
             stream.file.sync_all()?;
             check_records(stream.name, &stream.file, index, self.written)?;
@@ -254,7 +260,11 @@ fn serve(folder: &Path, socket: &Path) -> Result<(), Failure> {
         BufReader::new(stream.try_clone()?).read_line(&mut question)?;
         let mut workload = workload.lock().unwrap_or_else(PoisonError::into_inner);
         workload.finished = question.trim() == "stop";
-        let answer = match workload.verify() {
+        let answer = match question.trim() {
+            "records" => workload.progress(),
+            _ => workload.verify(),
+        };
+        let answer = match answer {
             Ok(text) => text,
             Err(error) => format!("FAILED: {error}"),
         };
@@ -323,6 +333,7 @@ mod tests {
         let (folder, mut workload) = workload();
         let answer = workload.verify().unwrap();
         assert_eq!(answer, "OK records=10 streams=5 files=50");
+        assert_eq!(workload.progress().unwrap(), "OK records=10");
         check(&folder).unwrap();
         fs::remove_dir_all(folder).unwrap();
     }

@@ -12,13 +12,16 @@ use super::image::Image;
 use super::modules::Modules;
 use super::provision::{Provision, progress, provision, stateful_module};
 use super::vm::{Config, Start, Vm};
-use crate::{painter, workload};
+use crate::{painter, reserver, workload};
 
 /// The guest's end of `tests/src/bin/guest_workload.rs`.
 pub const WORKLOAD: &str = "/bin/guest_workload";
 
 /// The guest's end of `tests/src/bin/guest_painter.rs`.
 pub const PAINTER: &str = "/bin/guest_painter";
+
+/// The guest's end of `tests/src/bin/guest_reserver.rs`.
+pub const RESERVER: &str = "/bin/guest_reserver";
 
 /// A KVM that works boots the guest in two seconds; one that does not may take a minute to say so.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
@@ -50,7 +53,12 @@ impl Rig {
         // Not below the target folder: socket paths are limited to 107 bytes.
         let folder = tempfile::Builder::new().prefix("rig-").tempdir()?;
         let mut image = Image::with_busybox(&provision.busybox)?;
-        for (place, program) in [(WORKLOAD, workload), (PAINTER, painter::program()?)] {
+        let programs = [
+            (WORKLOAD, workload),
+            (PAINTER, painter::program()?),
+            (RESERVER, reserver::program()?),
+        ];
+        for (place, program) in programs {
             let data =
                 fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
             image.file(place.trim_start_matches('/'), 0o755, data);
@@ -101,6 +109,11 @@ impl Rig {
     /// A path in the rig's folder, short enough for a socket.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Leaves the folder behind.
+    pub fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
     }
 
     /// The rig's folder, removed with it.

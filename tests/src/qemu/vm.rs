@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use super::console::{Console, Output};
@@ -260,6 +261,11 @@ impl Vm {
             bail!("{}: QEMU ended with {status}\n{}", self.name, self.report());
         }
         Ok(())
+    }
+
+    /// QEMU's process id.
+    pub fn id(&self) -> Pid {
+        self.process.id()
     }
 
     /// Whether QEMU has ended by itself.
