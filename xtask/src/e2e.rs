@@ -21,9 +21,9 @@ pub(crate) struct Options {
     /// The machine's device: fs, scsi, gpu or all
     #[arg(long, value_parser = parse_devices, default_value = "all")]
     device: Devices,
-    /// Only this one; all by default
+    /// Only this one, or those if there are several; all by default
     #[arg(long, value_parser = parse_scenario)]
-    scenario: Option<Scenario>,
+    scenario: Vec<Scenario>,
     /// How often all of them are played, with the same guest
     #[arg(long, default_value_t = 1)]
     rounds: u32,
@@ -65,7 +65,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.keep {
         println!("what is left stays in {}", scene.folder().display());
     }
-    let wanted = |one: &Scenario| options.scenario.is_none_or(|wanted| wanted == *one);
+    let all = options.scenario.is_empty();
+    let wanted = |one: &Scenario| all || options.scenario.contains(one);
     for round in 1..=options.rounds {
         if options.rounds > 1 {
             println!("round {round} of {}", options.rounds);

@@ -40,8 +40,8 @@ pub enum Moment<'a> {
     State(DeviceKind, &'a mut [u8]),
     /// A piece of the state was passed on, and not its end.
     Piece(DeviceKind),
-    /// All of the state was, but not its end.
-    Whole(DeviceKind),
+    /// All of the state was, of so many bytes, but not its end.
+    Whole(DeviceKind, u64),
     /// Its end was.
     End(DeviceKind),
 }
@@ -157,6 +157,8 @@ struct Scanner {
     place: Place,
     /// Pieces of this state were passed on.
     has_pieces: bool,
+    /// How many bytes of it.
+    bytes: u64,
     /// What was passed on last: a state's first length is before its magic.
     before: [u8; LENGTH_BYTES],
 }
@@ -168,6 +170,7 @@ impl Scanner {
             Place::Outside => self.find(pending, observe),
             Place::Piece(kind, left) => {
                 let length = pending.len().min(left);
+                self.bytes += length as u64;
                 if length == left {
                     self.place = Place::Length(kind);
                 } else {
@@ -184,7 +187,7 @@ impl Scanner {
                 }
                 self.place = match big_endian(length) {
                     0 => {
-                        observe(Moment::Whole(kind));
+                        observe(Moment::Whole(kind, self.bytes));
                         Place::Ended(kind)
                     }
                     length => Place::Piece(kind, length),

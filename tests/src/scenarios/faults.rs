@@ -49,7 +49,7 @@ impl Step {
                 "Failed to send state",
             ],
             Self::Middle => &["Failed to send state", "CHECK_DEVICE_STATE"],
-            Self::Check => &["Failed to receive CHECK_DEVICE_STATE reply"],
+            Self::Check => &["CHECK_DEVICE_STATE"],
         }
     }
 }
@@ -208,8 +208,7 @@ impl Fault {
 
     /// Does what it has to at this moment; whether the fault has happened by that.
     fn happens(self, moment: Moment<'_>, victim: Pid) -> bool {
-        // It has not been waited for, so the process is there.
-        let kill = || kill_process(victim, Signal::KILL).is_ok();
+        let kill = || kill(victim);
         match (self, moment) {
             (Self::Killed(_, Step::Start), Moment::Begin) => kill(),
             (Self::Killed(kind, Step::Descriptor), Moment::State(one, _)) if one == kind => {
@@ -218,9 +217,10 @@ impl Fault {
             (Self::Killed(kind, Step::Middle), Moment::Piece(one)) if one == kind => {
                 wait_for_loading(victim, |bytes| bytes > 0) && kill()
             }
-            (Self::Killed(kind, Step::Check), Moment::Whole(one)) if one == kind => {
-                // It does not see the end, nor anything later.
-                let _killed_at_the_end = kill_process(victim, Signal::STOP);
+            (Self::Killed(kind, Step::Check), Moment::Whole(one, size)) if one == kind => {
+                // It has read all, and sees neither the end nor anything later.
+                let _killed_at_the_end = wait_for_loading(victim, |bytes| bytes >= size)
+                    && kill_process(victim, Signal::STOP).is_ok();
                 false
             }
             (Self::Killed(kind, Step::Check), Moment::End(one)) if one == kind => kill(),
@@ -232,6 +232,24 @@ impl Fault {
             _ => false,
         }
     }
+}
+
+/// Kills a process, and waits until nothing is left of it but what its parent has to ask for: its descriptors are closed then.
+fn kill(process: Pid) -> bool {
+    let folder = format!("/proc/{}", process.as_raw_nonzero());
+    let is_gone = || {
+        let threads = std::fs::read_dir(format!("{folder}/task")).map_or(0, Iterator::count);
+        let status = std::fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
+        threads <= 1 && status.contains("State:\tZ")
+    };
+    let end = Instant::now() + DEADLINE;
+    // It has not been waited for, so the process is there.
+    let mut is_killed = kill_process(process, Signal::KILL).is_ok();
+    while is_killed && !is_gone() {
+        thread::sleep(POLL_INTERVAL);
+        is_killed = Instant::now() < end;
+    }
+    is_killed
 }
 
 /// Waits until a daemon loads a state, and has read as much of it as `enough` wants.

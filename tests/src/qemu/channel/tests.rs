@@ -80,8 +80,8 @@ fn every_moment_of_every_state_is_seen_in_order() {
     stream.extend(state(DeviceKind::Scsi, &[101]));
     stream.extend(state(DeviceKind::Gpu, &[32, 200]));
     stream.extend(b"the end");
-    let expected = "Begin State(fs) Piece(fs) Whole(fs) End(fs) State(scsi) Piece(scsi) Whole(scsi) End(scsi) \
-                    State(gpu) Piece(gpu) Whole(gpu) End(gpu)";
+    let expected = "Begin State(fs) Piece(fs) Whole(fs, 1127) End(fs) State(scsi) Piece(scsi) Whole(scsi, 101) End(scsi) \
+                    State(gpu) Piece(gpu) Whole(gpu, 232) End(gpu)";
     for cut in [1, 3, 64, stream.len()] {
         let moments = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&moments);
@@ -92,7 +92,7 @@ fn every_moment_of_every_state_is_seen_in_order() {
                     Moment::Begin => "Begin".to_owned(),
                     Moment::State(kind, _) => format!("State({kind})"),
                     Moment::Piece(kind) => format!("Piece({kind})"),
-                    Moment::Whole(kind) => format!("Whole({kind})"),
+                    Moment::Whole(kind, bytes) => format!("Whole({kind}, {bytes})"),
                     Moment::End(kind) => format!("End({kind})"),
                 };
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
