@@ -72,14 +72,70 @@ static int save_back_end(QEMUFile *file, void *opaque, size_t size,
     return ret;
 }
 
+/* Who is told of a connection's events, and what was kept from it. */
+typedef struct Deferred {
+    IOEventHandler *handler;
+    void *opaque;
+    bool closed;
+    bool opened;
+} Deferred;
+
+static void defer_event(void *opaque, QEMUChrEvent event)
+{
+    Deferred *deferred = opaque;
+
+    if (event == CHR_EVENT_CLOSED) {
+        deferred->closed = true;
+        deferred->opened = false;
+    } else if (event == CHR_EVENT_OPENED) {
+        deferred->opened = true;
+    }
+}
+
+/*
+ * Loading waits for more of the state every now and then. A parent type that
+ * hears meanwhile that its back-end has gone takes the operations away that
+ * loading goes on to call.
+ */
+static void defer_events(CharEnd *chr, Deferred *deferred)
+{
+    *deferred = (Deferred) {
+        .handler = chr->chr_event,
+        .opaque = chr->opaque,
+    };
+    if (deferred->handler) {
+        chr->chr_event = defer_event;
+        chr->opaque = deferred;
+    }
+}
+
+static void deliver_events(CharEnd *chr, const Deferred *deferred)
+{
+    if (!deferred->handler) {
+        return;
+    }
+    chr->chr_event = deferred->handler;
+    chr->opaque = deferred->opaque;
+    if (deferred->closed) {
+        deferred->handler(deferred->opaque, CHR_EVENT_CLOSED);
+    }
+    if (deferred->opened) {
+        deferred->handler(deferred->opaque, CHR_EVENT_OPENED);
+    }
+}
+
 static int load_back_end(QEMUFile *file, void *opaque, size_t size,
                          const VMStateField *field)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(opaque);
-    struct vhost_dev *dev = VHOST_USER_STATEFUL_GET_CLASS(vdev)->vhost(vdev);
+    VhostUserStatefulClass *class = VHOST_USER_STATEFUL_GET_CLASS(vdev);
+    Deferred deferred;
     Error *err = NULL;
-    int ret = vhost_load_backend_state(dev, file, &err);
+    int ret;
 
+    defer_events(class->chardev(vdev), &deferred);
+    ret = vhost_load_backend_state(class->vhost(vdev), file, &err);
+    deliver_events(class->chardev(vdev), &deferred);
     if (ret < 0) {
         error_reportf_err(err, "Loading the state of %s device %s: ",
                           object_get_typename(OBJECT(vdev)), name_of(vdev));

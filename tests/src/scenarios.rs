@@ -249,7 +249,7 @@ impl Scene {
         let outcome =
             migration::live_through(&mut source.vm, &mut destination.vm, &between, &listen)?;
         let failure = outcome.failed()?;
-        ensure!(happened.get(), "failed before: {}", failure.report);
+        ensure!(happened.wait(), "failed before: {}", failure.report);
         wait_until_told(fault, &destination)?;
         self.cost.failed += 1;
         drop(destination);

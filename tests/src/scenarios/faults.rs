@@ -92,8 +92,16 @@ impl fmt::Display for Fault {
 pub(super) struct Happened(Arc<AtomicBool>);
 
 impl Happened {
-    pub(super) fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Waits for it: who makes it happen may still be about to say so.
+    pub(super) fn wait(&self) -> bool {
+        let end = Instant::now() + DEADLINE;
+        while !self.0.load(Ordering::Relaxed) {
+            if Instant::now() > end {
+                return false;
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        true
     }
 
     fn set(&self) {
@@ -149,6 +157,9 @@ impl Fault {
             Self::MissingShare => has("cannot be carried over (--migration-on-error=abort)"),
             Self::MissingUnit => has("the source has a logical unit 0"),
             Self::SmallerImage => has("logical unit 0: its size in blocks is"),
+            Self::WithoutState(kind @ DeviceKind::Fs) => {
+                has(&device(kind)) && has("does not support migration through qemu")
+            }
             Self::WithoutState(kind) => {
                 has(&format!(
                     "The back-end of vhost-user-{kind}-stateful device"
