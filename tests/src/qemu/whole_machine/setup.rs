@@ -78,7 +78,6 @@ impl Setup {
                 let unit = format!("path={path},lun={lun},serial=whole-machine-{lun}");
                 vec!["--lun".into(), unit.into()]
             }
-            DeviceKind::Gpu if self.without_state == Some(kind) => Vec::new(),
             DeviceKind::Gpu => vec!["--migratable".into()],
             DeviceKind::Null => bail!("no machine has a null device"),
         };
@@ -97,7 +96,7 @@ impl Setup {
         daemon: &Daemon,
     ) -> Result<Config> {
         let mut socket = daemon.socket().to_owned();
-        if self.without_state == Some(kind) && kind != DeviceKind::Gpu {
+        if self.without_state == Some(kind) {
             let limited = socket.with_file_name("limited");
             hide(&socket, &limited, DEVICE_STATE)?;
             socket = limited;
