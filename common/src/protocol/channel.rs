@@ -17,6 +17,9 @@ use rustix::io::Errno;
 use super::messages::Direction;
 use super::transfer::TransferError;
 
+/// What a pipe is to hold: as much as Linux lets anybody have (`pipe-max-size`), where 64 KiB are usual.
+const PIPE_BYTES: usize = 1 << 20;
+
 /// Says "stop" to all who read or write a channel; clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Cancellation(Arc<OwnedFd>);
@@ -57,6 +60,10 @@ impl Channel {
             FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(io::Error::from)?.st_mode);
         if matches!(kind, FileType::Fifo | FileType::Socket) {
             rustix::io::ioctl_fionbio(&file, true).map_err(io::Error::from)?;
+            if kind == FileType::Fifo {
+                // So that the two sides wait for each other less often. One that stays as it is does as well.
+                let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
+            }
         } else if kind != FileType::RegularFile {
             return Err(TransferError::Descriptor {
                 found: format!("{kind:?}"),

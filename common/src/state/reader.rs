@@ -6,6 +6,7 @@
 use std::io::{self, Read};
 
 use crc32c::crc32c;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::report::Sparse;
@@ -13,8 +14,8 @@ use crate::report::Sparse;
 use super::error::StateError;
 use super::schema::{StateSchema, decode};
 use super::stream::{
-    End, HEADER_BYTES, Header, Importance, Limits, SECTION_BYTES_MAX, SECTION_HEADER_BYTES,
-    SectionHeader, Tag, header_checksum, section_header_checksum,
+    CHUNK_BYTES_MAX, End, HEADER_BYTES, Header, Importance, Limits, SECTION_BYTES_MAX,
+    SECTION_HEADER_BYTES, SectionHeader, Tag, header_checksum, section_header_checksum,
 };
 
 /// Reads one whole stream, from its first byte to the end of `input`, as the state of `S`.
@@ -94,25 +95,26 @@ impl Section {
         table: &mut Option<Vec<T>>,
         items_max: usize,
     ) -> Result<(), StateError> {
-        let (more, _): (u32, _) = self.decode_first(&self.payload)?;
         let table = table.get_or_insert_default();
-        let items = table.len().saturating_add(more as usize);
-        if items > items_max {
-            let (tag, offset) = (self.tag, self.payload_offset());
-            return Err(StateError::TableTooLong {
-                tag,
-                offset,
-                items,
-                items_max,
-            });
-        }
-        table.append(&mut self.decode_table()?);
-        Ok(())
+        self.decode_items(table.len(), items_max, |item| table.push(item))
     }
 
     /// The payload as a piece of a table, of which nothing may be left over. The whole table is what
     /// all sections of this tag hold, in order.
     pub fn decode_table<T: DeserializeOwned>(&self) -> Result<Vec<T>, StateError> {
+        let mut table = Vec::new();
+        self.decode_items(0, usize::MAX, |item| table.push(item))?;
+        Ok(table)
+    }
+
+    /// [`decode_table`](Self::decode_table) for a table that keeps its items in a form of its own: `take` gets each, and it may borrow
+    /// from the payload. More than `items_max`, `before` included, are refused first. On an error `take` may have got some.
+    pub fn decode_items<'s, T: Deserialize<'s>>(
+        &'s self,
+        before: usize,
+        items_max: usize,
+        mut take: impl FnMut(T),
+    ) -> Result<(), StateError> {
         const {
             assert!(
                 size_of::<T>() > 0,
@@ -120,10 +122,19 @@ impl Section {
             );
         };
         let (count, mut rest): (u32, _) = self.decode_first(&self.payload)?;
-        // An item has at least one byte. The vector grows with what was decoded, not with the claim.
+        let (tag, offset) = (self.tag, self.payload_offset());
+        let items = before.saturating_add(count as usize);
+        if items > items_max {
+            return Err(StateError::TableTooLong {
+                tag,
+                offset,
+                items,
+                items_max,
+            });
+        }
+        // An item has at least one byte. The table grows with what was decoded, not with the claim.
         let (items, bytes) = (u64::from(count), rest.len() as u64);
         if items > bytes {
-            let (tag, offset) = (self.tag, self.payload_offset());
             return Err(StateError::TableItems {
                 tag,
                 offset,
@@ -131,20 +142,18 @@ impl Section {
                 bytes,
             });
         }
-        let mut table = Vec::new();
         for _ in 0..count {
             let (item, after) = self.decode_first(rest)?;
             if after.len() == rest.len() {
-                return Err(StateError::EmptyItem { tag: self.tag });
+                return Err(StateError::EmptyItem { tag });
             }
-            table.push(item);
+            take(item);
             rest = after;
         }
-        self.finished(rest)?;
-        Ok(table)
+        self.finished(rest)
     }
 
-    fn decode_first<'b, T: DeserializeOwned>(
+    fn decode_first<'b, T: Deserialize<'b>>(
         &self,
         bytes: &'b [u8],
     ) -> Result<(T, &'b [u8]), StateError> {
@@ -355,12 +364,13 @@ impl Source<'_> {
         Ok(bytes.try_into().unwrap_or([0; N])) // there are N of them
     }
 
-    /// The next `length` bytes. Memory grows as they arrive.
+    /// The next `length` bytes. Beyond the size of a usual piece of a table, memory grows as they arrive.
     fn some(&mut self, length: u64) -> Result<Vec<u8>, StateError> {
         if length > self.limit.saturating_sub(self.offset) {
             return Err(StateError::StreamTooLong { limit: self.limit });
         }
-        let mut bytes = Vec::new();
+        let room = usize::try_from(length).map_or(CHUNK_BYTES_MAX, |l| l.min(CHUNK_BYTES_MAX));
+        let mut bytes = Vec::with_capacity(room);
         let result = (&mut *self.input).take(length).read_to_end(&mut bytes);
         let read = bytes.len() as u64;
         self.offset += read;

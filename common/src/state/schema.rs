@@ -11,8 +11,7 @@
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::error::{DecodeError, EncodeError};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::error::StateError;
 use super::kind::DeviceKind;
@@ -124,11 +123,11 @@ pub(super) fn encode<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<(),
     bincode::serde::encode_into_std_write(value, bytes, CODEC).map(drop)
 }
 
-/// The value at the beginning of `bytes`, and how many bytes it took.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+/// The value at the beginning of `bytes`, which it may borrow from, and how many bytes it took.
+pub(super) fn decode<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<(T, usize), DecodeError> {
     #[expect(
         clippy::disallowed_methods,
         reason = "the callers check how much was consumed"
     )]
-    bincode::serde::decode_from_slice(bytes, CODEC)
+    bincode::serde::borrow_decode_from_slice(bytes, CODEC)
 }
