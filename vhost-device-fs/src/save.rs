@@ -5,9 +5,10 @@
 //! directories were read.
 
 mod configuration;
+mod order;
 mod orphans;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use common::device::SaveError;
 use rustix::fs::OFlags;
@@ -20,10 +21,12 @@ use crate::passthrough::{
     Directory, FileSystem, Handle, LAST_BYTE, LockImage, Tables, Target, stat_descriptor,
 };
 use crate::state::{
-    FsState, HandleV1, LocationV1, LockV1, MountV1, NameV1, NodeV1, SessionV1, ShareV1, WaiterV1,
+    FsState, HandleV1, LocationV1, LockV1, MountV1, NameV1, NodeTable, NodeV1, SessionV1, ShareV1,
+    WaiterV1,
 };
-use crate::store::{NodeImage, Numbered};
+use crate::store::{Numbered, Record};
 pub(crate) use configuration::configuration;
+use order::{Fate, Known};
 use orphans::{Captured, OrphanError};
 
 /// Greatest number of lookups that is believed; no guest gets there.
@@ -46,15 +49,16 @@ pub(crate) fn save(file_system: &FileSystem) -> Result<FsState, SaveError> {
         .map_err(|errno| SaveError::Host(OrphanError::Sync(errno).into()))?;
     let tables = file_system.tables();
     let handles = tables.handles.all();
-    let mut images = tables.nodes.images();
-    let mut captured = capture_orphans(file_system, &tables, &mut images, &handles)?;
+    let still = tables.nodes.still();
+    let mut known = Known {
+        records: still.records(),
+        fates: HashMap::new(),
+    };
+    let mut captured = capture_orphans(file_system, &tables, &mut known, &handles)?;
     let open: HashSet<u64> = handles.iter().map(|(_, handle)| handle.nodeid).collect();
-    let nodes = without_unused(parents_first(images), &open);
-    // A directory that only a name of another orphan kept alive. It has no data that would have to go with it.
-    let kept: HashSet<u64> = nodes.iter().map(|node| node.nodeid).collect();
-    captured
-        .orphans
-        .retain(|orphan| kept.contains(&orphan.nodeid));
+    let nodes = save_nodes(&mut known, &open, &mut captured);
+    drop(known);
+    drop(still);
     let config = &file_system.host().config;
     Ok(FsState {
         share: ShareV1 {
@@ -140,7 +144,7 @@ fn session(options: SessionOptions) -> SessionV1 {
 fn capture_orphans(
     file_system: &FileSystem,
     tables: &Tables,
-    images: &mut [NodeImage],
+    known: &mut Known<'_>,
     handles: &[Numbered<Handle>],
 ) -> Result<Captured, SaveError> {
     let config = &file_system.host().config;
@@ -149,127 +153,74 @@ fn capture_orphans(
     for (_, handle) in handles {
         open.entry(handle.nodeid).or_insert(handle);
     }
+    let records = known.records.iter();
     // What is open first: the rest is about to be forgotten by the guest, and takes the room that is left.
-    let (of_open, others): (Vec<_>, Vec<_>) = images
-        .iter_mut()
-        .filter(|image| image.nodeid != ROOT_NODEID && !image.lost)
-        .partition(|image| open.contains_key(&image.nodeid));
-    for image in of_open.into_iter().chain(others) {
-        let handle = open.get(&image.nodeid).copied();
-        match orphans::find(image, handle) {
-            Ok(None) => {}
-            Ok(Some(way)) => {
-                image.locations.clear();
-                let result = captured.take(tables, image, way.as_fd(), config.xattr);
-                if let Err(error) = result {
-                    let goes_on = config.migration_on_error == MigrationOnError::GuestError
-                        || handle.is_none();
-                    lose(image, &error, goes_on)?;
-                }
+    let (of_open, others): (Vec<_>, Vec<_>) = records
+        .map(|record| (*record, open.get(&record.nodeid).copied()))
+        .filter(|(record, handle)| handle.is_some() || record.locations.is_empty())
+        .filter(|(record, _)| record.nodeid != ROOT_NODEID && !record.lost)
+        .partition(|(_, handle)| handle.is_some());
+    for (record, handle) in of_open.into_iter().chain(others) {
+        let result = match orphans::find(record, handle) {
+            Ok(None) => continue,
+            Ok(Some(way)) => captured.take(tables, record, way.as_fd(), config.xattr),
+            Err(error) => Err(error),
+        };
+        let fate = match result {
+            Ok(()) => Fate::Orphan,
+            Err(error)
+                if config.migration_on_error == MigrationOnError::GuestError
+                    || handle.is_none() =>
+            {
+                log::warn!("{error}; the guest will see errors on it");
+                Fate::Lost
             }
-            Err(error) => {
-                let goes_on = config.migration_on_error == MigrationOnError::GuestError;
-                lose(image, &error, goes_on || handle.is_none())?;
-            }
-        }
+            Err(error) => return Err(SaveError::Host(error.into())),
+        };
+        known.fates.insert(record.nodeid, fate);
     }
     Ok(captured)
 }
 
-fn lose(image: &mut NodeImage, error: &OrphanError, goes_on: bool) -> Result<(), SaveError> {
-    if !goes_on {
-        return Err(SaveError::Host(error.clone().into()));
-    }
-    log::warn!("{error}; the guest will see errors on it");
-    image.locations.clear();
-    image.lost = true;
-    Ok(())
-}
-
-/// The root, then directories before what is in them, so that a reader can tell that nobody is his own ancestor.
-fn parents_first(images: Vec<NodeImage>) -> Vec<NodeImage> {
-    let mut children: HashMap<u64, Vec<usize>> = HashMap::new();
-    let mut missing: Vec<usize> = Vec::with_capacity(images.len());
-    for (index, image) in images.iter().enumerate() {
-        missing.push(image.locations.len());
-        for location in &image.locations {
-            children.entry(location.parent).or_default().push(index);
-        }
-    }
-    let mut ready: VecDeque<usize> = (0..images.len())
-        .filter(|index| missing.get(*index) == Some(&0))
+/// The inodes that the guest uses, parents first.
+fn save_nodes(known: &mut Known<'_>, open: &HashSet<u64>, captured: &mut Captured) -> NodeTable {
+    let order = known.parents_first();
+    let used = known.used(&order, open);
+    let used_records = order
+        .into_iter()
+        .filter(|index| used.get(*index) == Some(&true));
+    let nodes = used_records
+        .filter_map(|index| known.records.get(index))
+        .map(|record| node(known, record))
         .collect();
-    let mut images: Vec<Option<NodeImage>> = images.into_iter().map(Some).collect();
-    let mut ordered = Vec::with_capacity(images.len());
-    while let Some(image) = ready
-        .pop_front()
-        .and_then(|index| images.get_mut(index).and_then(Option::take))
-    {
-        for child in children.remove(&image.nodeid).unwrap_or_default() {
-            if let Some(missing) = missing.get_mut(child) {
-                *missing -= 1;
-                if *missing == 0 {
-                    ready.push_back(child);
-                }
-            }
-        }
-        ordered.push(image);
-    }
-    // What was moved around on the host until our names lead in a circle cannot be found by them.
-    for mut image in images.into_iter().flatten() {
-        log::warn!(
-            "host: nodeid {} was moved behind our back, and is lost",
-            image.nodeid
-        );
-        image.locations.clear();
-        image.lost = true;
-        ordered.push(image);
-    }
-    ordered
-}
-
-/// Leaves out what only an inode that was an orphan in the end kept alive.
-fn without_unused(images: Vec<NodeImage>, open: &HashSet<u64>) -> Vec<NodeV1> {
-    let mut used: HashSet<u64> = open.clone();
-    let mut nodes: Vec<NodeV1> = Vec::with_capacity(images.len());
-    for image in images.into_iter().rev() {
-        if image.nodeid == ROOT_NODEID || image.lookups > 0 || used.contains(&image.nodeid) {
-            used.extend(image.locations.iter().map(|location| location.parent));
-            nodes.push(node(image));
-        }
-    }
-    nodes.reverse();
+    // A directory that only a name of another orphan kept alive. It has no data that would have to go with it.
+    captured.orphans.retain(|orphan| {
+        let records = &known.records;
+        let found = records.binary_search_by_key(&orphan.nodeid, |record| record.nodeid);
+        found.is_ok_and(|index| used.get(index) == Some(&true))
+    });
     nodes
 }
 
-fn node(image: NodeImage) -> NodeV1 {
-    let NodeImage {
-        nodeid,
-        identity,
-        kind,
-        ino_shown,
-        lookups,
-        locations,
-        pinned: _, // an orphan, or the root
-        lost,
-    } = image;
+fn node<'r>(
+    known: &Known<'_>,
+    record: &'r Record,
+) -> NodeV1<impl Iterator<Item = LocationV1<&'r [u8]>> + use<'r>> {
+    let is_lost = record.lost || known.fates.get(&record.nodeid) == Some(&Fate::Lost);
     NodeV1 {
-        nodeid,
-        kind: kind.mode_bits(),
+        nodeid: record.nodeid,
+        kind: record.kind.mode_bits(),
         // What is lost is nowhere, which is no number of a mount.
-        mount: if lost { 0 } else { identity.mount },
-        ino: identity.ino,
-        birth_ns: identity.birth_ns,
-        ino_shown,
-        lookups: lookups.min(LOOKUPS_MAX),
-        locations: locations
-            .into_iter()
-            .map(|location| LocationV1 {
-                parent: location.parent,
-                name: location.name.into(),
-            })
-            .collect(),
-        lost,
+        mount: if is_lost { 0 } else { record.identity.mount },
+        ino: record.identity.ino,
+        birth_ns: record.identity.birth_ns,
+        ino_shown: record.ino_shown,
+        lookups: record.lookups.min(LOOKUPS_MAX),
+        locations: known.locations(record).iter().map(|location| LocationV1 {
+            parent: location.parent,
+            name: &*location.name,
+        }),
+        lost: is_lost,
     }
 }
 

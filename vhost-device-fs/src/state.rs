@@ -23,11 +23,13 @@ use common::state::{
 use serde::{Deserialize, Serialize};
 
 mod configuration;
+mod nodes;
 mod rules;
 
 pub use crate::state::configuration::{
     ConfigurationV1, Difference, IdRangeV1, IdTargetV1, XattrActionV1, XattrRuleV1,
 };
+pub use crate::state::nodes::{Node, NodeFinder, NodeTable};
 pub use crate::state::rules::ForgedState;
 
 const SHARE: Tag = Tag::new(*b"FSYS");
@@ -53,7 +55,7 @@ pub struct FsState {
     /// The source's mounts below the share.
     pub mounts: Vec<MountV1>,
     /// The inodes that the guest knows.
-    pub nodes: Vec<NodeV1>,
+    pub nodes: NodeTable,
     /// What the guest has open.
     pub handles: Vec<HandleV1>,
     /// Inodes without a name, which only live as long as the guest knows them.
@@ -139,9 +141,9 @@ pub struct MountV1 {
     pub file_system: u64,
 }
 
-/// An inode that the guest knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeV1 {
+/// An inode that the guest knows. `L` is how its names are kept in memory: on the wire all are a `Vec<LocationV1>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeV1<L = Vec<LocationV1>> {
     /// The guest's name for it.
     pub nodeid: u64,
     /// Its type (`S_IFMT` bits).
@@ -157,18 +159,18 @@ pub struct NodeV1 {
     /// Lookups that the guest holds.
     pub lookups: u64,
     /// Its names, the newest last. None for the root, for orphans and for what is lost.
-    pub locations: Vec<LocationV1>,
+    pub locations: L,
     /// It could not be found in an earlier migration, or not be saved.
     pub lost: bool,
 }
 
-/// A name of an inode.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocationV1 {
+/// A name of an inode. `N` is how its bytes are kept in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocationV1<N = Vec<u8>> {
     /// Nodeid of the directory.
     pub parent: u64,
     /// Name in it, raw bytes.
-    pub name: Vec<u8>,
+    pub name: N,
 }
 
 /// An open file or directory.
@@ -324,7 +326,7 @@ impl StateSchema for FsState {
             out.section(CONFIGURATION, 1, critical, configuration)?;
         }
         out.table(MOUNTS, 1, critical, mounts)?;
-        out.table(NODES, 1, critical, nodes)?;
+        out.table(NODES, 1, critical, nodes.iter())?;
         out.table(HANDLES, 1, critical, handles)?;
         out.table(ORPHANS, 1, critical, orphans)?;
         out.raw(ORPHAN_DATA, 1, critical, orphan_data)?;
@@ -342,7 +344,7 @@ impl StateSchema for FsState {
         let mut session = None;
         let mut configuration = None;
         let mut mounts = None;
-        let mut nodes = None;
+        let mut nodes: Option<NodeTable> = None;
         let mut handles = None;
         let mut orphans = None;
         let mut orphan_data: Option<Vec<u8>> = None;
@@ -354,7 +356,7 @@ impl StateSchema for FsState {
                 (SESSION, 1) => once(&mut session, &section)?,
                 (CONFIGURATION, 1) => once(&mut configuration, &section)?,
                 (MOUNTS, 1) => more(&mut mounts, &section)?,
-                (NODES, 1) => more(&mut nodes, &section)?,
+                (NODES, 1) => nodes.get_or_insert_default().read(&section)?,
                 (HANDLES, 1) => more(&mut handles, &section)?,
                 (ORPHANS, 1) => more(&mut orphans, &section)?,
                 (ORPHAN_DATA, 1) => orphan_data

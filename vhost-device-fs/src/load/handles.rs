@@ -1,6 +1,5 @@
 //! The open files and directories of a state, opened again.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::OFlags;
@@ -9,7 +8,7 @@ use rustix::io::Errno;
 use super::Failures;
 use crate::operations::FsResult;
 use crate::passthrough::{Directory, GuestFlags, Handle, PendingEntry, Tables, Target, host_flags};
-use crate::state::{FsState, HandleV1, NameV1, NodeV1};
+use crate::state::{FsState, HandleV1, NameV1, Node};
 use crate::store::{FileKind, Identity};
 
 /// Fewer handles than this are opened by one thread.
@@ -29,7 +28,7 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     /// Whether `identity` is the very inode that `node` was, so that offsets of a directory mean the same.
-    fn is(&self, node: &NodeV1, identity: Identity) -> bool {
+    fn is(&self, node: &Node<'_>, identity: Identity) -> bool {
         let mount = usize::try_from(node.mount).ok();
         let is_same = mount.and_then(|mount| self.same_mounts.get(mount));
         is_same == Some(&true) && (node.ino, node.birth_ns) == (identity.ino, identity.birth_ns)
@@ -39,11 +38,14 @@ impl Source<'_> {
 /// Opens all handles. What cannot be opened is put there as lost.
 pub(super) fn open(tables: &Tables, source: &Source<'_>, failures: &mut Failures) {
     let state = source.state;
-    let nodes: HashMap<u64, &NodeV1> = state.nodes.iter().map(|node| (node.nodeid, node)).collect();
+    if state.handles.is_empty() {
+        return;
+    }
+    let nodes = nodes_of(state);
     let opened = open_all(tables, source, &nodes);
-    for (handle, result) in state.handles.iter().zip(opened) {
+    for ((handle, node), result) in state.handles.iter().zip(&nodes).zip(opened) {
         // What an earlier migration lost is not this one's failure.
-        let was_lost = handle.lost || nodes.get(&handle.nodeid).is_none_or(|node| node.lost);
+        let was_lost = handle.lost || node.is_none_or(|node| node.lost);
         let target = match result {
             Ok(target) => target,
             Err(_) if was_lost => Target::Lost,
@@ -69,18 +71,27 @@ pub(super) fn open(tables: &Tables, source: &Source<'_>, failures: &mut Failures
     }
 }
 
+/// For each handle, what is open.
+fn nodes_of(state: &FsState) -> Vec<Option<Node<'_>>> {
+    let nodes = &state.nodes;
+    // A state that has passed its check has no nodeid twice.
+    let Ok(mut finder) = nodes.finder() else {
+        return vec![None; state.handles.len()];
+    };
+    let nodeids = state.handles.iter().map(|handle| handle.nodeid);
+    nodeids
+        .map(|nodeid| finder.find(nodeid).and_then(|index| nodes.get(index)))
+        .collect()
+}
+
 fn open_all(
     tables: &Tables,
     source: &Source<'_>,
-    nodes: &HashMap<u64, &NodeV1>,
+    nodes: &[Option<Node<'_>>],
 ) -> Vec<FsResult<Target>> {
-    let open_some = |handles: &[HandleV1]| -> Vec<FsResult<Target>> {
-        handles
-            .iter()
-            .map(|handle| {
-                let node = nodes.get(&handle.nodeid).copied();
-                open_one(tables, source, node, handle)
-            })
+    let open_some = |handles: &[HandleV1], nodes: &[Option<Node<'_>>]| -> Vec<FsResult<Target>> {
+        let both = handles.iter().zip(nodes);
+        both.map(|(handle, node)| open_one(tables, source, node.as_ref(), handle))
             .collect()
     };
     let handles = source.state.handles.as_slice();
@@ -89,14 +100,15 @@ fn open_all(
         .div_ceil(THREADS_MAX)
         .max(HANDLES_PER_THREAD_MIN);
     if handles.len() <= share {
-        return open_some(handles);
+        return open_some(handles, nodes);
     }
     std::thread::scope(|scope| {
         let threads: Vec<_> = handles
             .chunks(share)
-            .map(|some| {
+            .zip(nodes.chunks(share))
+            .map(|(some, nodes)| {
                 let open_some = &open_some;
-                (some.len(), scope.spawn(move || open_some(some)))
+                (some.len(), scope.spawn(move || open_some(some, nodes)))
             })
             .collect();
         threads
@@ -112,7 +124,7 @@ fn open_all(
 fn open_one(
     tables: &Tables,
     source: &Source<'_>,
-    node: Option<&NodeV1>,
+    node: Option<&Node<'_>>,
     handle: &HandleV1,
 ) -> FsResult<Target> {
     if handle.lost {
@@ -149,7 +161,7 @@ fn open_one(
 fn open_directory(
     tables: &Tables,
     source: &Source<'_>,
-    node: Option<&NodeV1>,
+    node: Option<&Node<'_>>,
     handle: &HandleV1,
     file: OwnedFd,
 ) -> FsResult<Directory> {

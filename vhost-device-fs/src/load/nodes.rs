@@ -9,8 +9,8 @@ use super::Failures;
 use super::orphans::{self, Data};
 use crate::operations::{FsResult, ROOT_NODEID};
 use crate::passthrough::Tables;
-use crate::state::{FsState, NodeV1};
-use crate::store::{FileKind, Identity, Location, Name, NodeImage, Sighting};
+use crate::state::{FsState, Node, NodeV1};
+use crate::store::{FileKind, Identity, Location, Name, Record, Sighting};
 
 /// Inodes that are looked at to tell a file system from a copy of it, if it does not know times of birth.
 const SAMPLES: usize = 16;
@@ -28,25 +28,26 @@ struct Place {
 pub(super) fn place(tables: &Tables, state: &FsState, failures: &mut Failures) -> Vec<bool> {
     let mut places: Vec<Option<Place>> = vec![None; state.mounts.len()];
     let orphans: HashMap<u64, _> = Data::of(state).collect();
-    for node in &state.nodes {
-        let image = if node.lost {
-            Ok(lost(node))
+    tables.nodes.reserve(state.nodes.len());
+    for node in state.nodes.iter() {
+        let found = if node.lost {
+            Ok(lost(&node))
         } else if let Some((orphan, data)) = orphans.get(&node.nodeid) {
-            orphans::recreate(tables, orphan, data).map(|(descriptor, found)| NodeImage {
+            orphans::recreate(tables, orphan, data).map(|(descriptor, found)| Record {
                 pinned: Some(descriptor),
-                ..image(node, found)
+                ..record(&node, found)
             })
         } else {
-            find(tables, state, node, &mut places).map(|found| NodeImage {
+            find(tables, state, &node, &mut places).map(|found| Record {
                 pinned: (node.nodeid == ROOT_NODEID).then(|| tables.host.root.clone()),
-                ..image(node, found)
+                ..record(&node, found)
             })
         };
-        let image = image.unwrap_or_else(|errno| {
-            failures.add(|| format!("host: {}: {errno}", describe_state(node)));
-            lost(node)
+        let record = found.unwrap_or_else(|errno| {
+            failures.add(|| format!("host: {}: {errno}", describe_state(&node)));
+            lost(&node)
         });
-        tables.nodes.place(image);
+        tables.nodes.place(record);
     }
     places
         .iter()
@@ -58,7 +59,7 @@ pub(super) fn place(tables: &Tables, state: &FsState, failures: &mut Failures) -
 fn find(
     tables: &Tables,
     state: &FsState,
-    node: &NodeV1,
+    node: &Node<'_>,
     places: &mut [Option<Place>],
 ) -> FsResult<Identity> {
     let place = usize::try_from(node.mount)
@@ -90,14 +91,14 @@ fn find(
     Ok(found)
 }
 
-fn find_by_name(tables: &Tables, node: &NodeV1) -> FsResult<Identity> {
+fn find_by_name(tables: &Tables, node: &Node<'_>) -> FsResult<Identity> {
     if node.nodeid == ROOT_NODEID {
         return Ok(tables.see_descriptor(tables.host.root.as_fd())?.0.identity);
     }
     let mut result = Err(Errno::NOENT);
     for location in node.locations.iter().rev() {
         let seen = tables.resolve(location.parent).and_then(|directory| {
-            let name = Name::new(&location.name)?;
+            let name = Name::new(location.name)?;
             let (Sighting { identity, kind }, _) = tables.see_name(directory.as_fd(), name)?;
             if kind.mode_bits() == node.kind {
                 Ok(identity)
@@ -114,7 +115,7 @@ fn find_by_name(tables: &Tables, node: &NodeV1) -> FsResult<Identity> {
 }
 
 /// Whether `found` is the source's `witness`, the first inode that we have on its mount, and not a copy of it.
-fn is_same(tables: &Tables, state: &FsState, witness: &NodeV1, found: Identity) -> bool {
+fn is_same(tables: &Tables, state: &FsState, witness: &Node<'_>, found: Identity) -> bool {
     let of_source = usize::try_from(witness.mount).ok();
     let of_source = of_source.and_then(|index| state.mounts.get(index));
     let same_type = of_source.map(|mount| mount.file_system) == tables.file_system(found.mount);
@@ -133,14 +134,14 @@ fn samples_agree(tables: &Tables, state: &FsState) -> bool {
             .then_some((node, location))
     });
     samples.take(SAMPLES).all(|(node, location)| {
-        let seen = Name::new(&location.name)
+        let seen = Name::new(location.name)
             .and_then(|name| tables.see_name(tables.host.root.as_fd(), name));
         // One that is gone says nothing.
         seen.map_or(true, |(sighting, _)| sighting.identity.ino == node.ino)
     })
 }
 
-fn image(node: &NodeV1, identity: Identity) -> NodeImage {
+fn record(node: &Node<'_>, identity: Identity) -> Record {
     let NodeV1 {
         nodeid,
         kind,
@@ -151,34 +152,32 @@ fn image(node: &NodeV1, identity: Identity) -> NodeImage {
         lookups,
         locations,
         lost,
-    } = node;
-    NodeImage {
-        nodeid: *nodeid,
-        identity,
-        kind: FileKind::from_mode(*kind).unwrap_or(FileKind::Regular),
-        ino_shown: *ino_shown,
-        lookups: *lookups,
+    } = *node;
+    let kind = FileKind::from_mode(kind).unwrap_or(FileKind::Regular);
+    Record {
+        lost,
+        ino_shown,
+        lookups,
         locations: locations
             .iter()
             .filter_map(|location| {
-                let name = Name::new(&location.name).ok()?;
+                let name = Name::new(location.name).ok()?;
                 Some(Location::new(location.parent, name))
             })
             .collect(),
-        pinned: None,
-        lost: *lost,
+        ..Record::new(nodeid, Sighting { identity, kind })
     }
 }
 
-fn lost(node: &NodeV1) -> NodeImage {
+fn lost(node: &Node<'_>) -> Record {
     let nowhere = Identity {
         mount: u32::MAX,
         ino: node.nodeid,
         birth_ns: 0,
     };
-    NodeImage {
+    Record {
         lost: true,
-        ..image(node, nowhere)
+        ..record(node, nowhere)
     }
 }
 
@@ -193,11 +192,8 @@ pub(super) fn describe(tables: &Tables, nodeid: u64) -> String {
 }
 
 /// Like [`describe`], from the state.
-fn describe_state(node: &NodeV1) -> String {
-    let name = node
-        .locations
-        .last()
-        .map(|location| location.name.as_slice());
+fn describe_state(node: &Node<'_>) -> String {
+    let name = node.locations.last().map(|location| location.name);
     describe_name(node.nodeid, name)
 }
 

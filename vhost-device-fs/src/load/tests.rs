@@ -16,6 +16,7 @@ use crate::operations::{
     Caller, DirectoryEntry, Entry, Extensions, FsResult, ROOT_NODEID, SetAttributes,
 };
 use crate::save::save;
+use crate::state::HandleV1;
 
 mod identity;
 
@@ -193,12 +194,14 @@ fn saving_consumes_nothing() {
     // Save, load, save: the same but for the identity of the orphan, which was made anew.
     let destination = migrate(&source, share.path(), |config| config.xattr = true);
     let mut second = state_of(&destination);
-    for (node, before) in second.nodes.iter_mut().zip(&first.nodes) {
+    let mut nodes = second.nodes.to_vec();
+    for (node, before) in nodes.iter_mut().zip(first.nodes.iter()) {
         if node.nodeid == file {
             assert_ne!((node.ino, node.birth_ns), (before.ino, before.birth_ns));
             (node.ino, node.birth_ns) = (before.ino, before.birth_ns);
         }
     }
+    second.nodes = nodes.into_iter().collect();
     assert_eq!(second, first);
     // And the source goes on, changes, and is another state then.
     create(&source, "g", OFlags::RDWR);
@@ -672,9 +675,11 @@ fn a_directory_of_a_copy_with_the_same_number_is_another_one() {
     // As on a file system without times of birth, where a copy may well have the same numbers.
     let copied = start(elsewhere.path(), |_| ());
     lookup(&copied, "d");
-    let of_copy = state_of(&copied).nodes.remove(1);
-    let node = state.nodes.last_mut().unwrap();
+    let of_copy = state_of(&copied).nodes.to_vec().remove(1);
+    let mut nodes = state.nodes.to_vec();
+    let node = nodes.last_mut().unwrap();
     (node.ino, node.birth_ns) = (of_copy.ino, of_copy.birth_ns);
+    state.nodes = nodes.into_iter().collect();
     state.handles[0].rest.as_mut().unwrap()[0].name = b"from the state".to_vec();
     let destination = start(elsewhere.path(), |_| ());
     load(&destination, &state).unwrap();
@@ -788,6 +793,21 @@ fn a_state_with_more_open_files_than_there_are_descriptors_for_is_refused() {
         text.contains("for 6 (about a half of --rlimit-nofile)"),
         "{text}"
     );
+    let many = HandleV1 {
+        handle: 0,
+        ..state.handles[0].clone()
+    };
+    let mut forged = state.clone();
+    forged.share.next_handle = 100_001;
+    forged.handles = (1..=100_000)
+        .map(|handle| HandleV1 {
+            handle,
+            ..many.clone()
+        })
+        .collect();
+    let refused = load(&few, &forged).unwrap_err();
+    let text = refused.source().unwrap().to_string();
+    assert!(text.contains("100001 open files"), "{text}");
     // What is lost needs none.
     state.handles[5].lost = true;
     load(&few, &state).unwrap();
@@ -824,4 +844,133 @@ fn an_unprivileged_mode_is_kept() {
         destination.get_attributes(file.nodeid, None).unwrap().mode,
         0o100_400
     );
+}
+
+/// Everything that may happen on the host between SAVE and LOAD, each to an open file: what is told of it, and to whom it happens.
+#[test]
+fn what_the_host_changes_in_between_is_told_one_by_one_and_concerns_nothing_else() {
+    let share = tempfile::tempdir().unwrap();
+    let path = |name: &str| share.path().join(name);
+    fs::create_dir(path("folder")).unwrap();
+    let names = ["moved", "replaced", "retyped", "folder/deleted"];
+    for name in names.into_iter().chain(["linked", "kept"]) {
+        fs::write(path(name), name).unwrap();
+    }
+    fs::hard_link(path("linked"), path("link")).unwrap();
+    let source = start(share.path(), |_| ());
+    let file = |name: &str| {
+        let nodeid = lookup(&source, name).nodeid;
+        (nodeid, open(&source, nodeid, OFlags::RDWR))
+    };
+    let concerned = names.map(file);
+    let (linked, kept) = (file("linked"), file("kept"));
+    assert_eq!(lookup(&source, "link").nodeid, linked.0);
+    let known = lookup(&source, "folder").nodeid;
+    let state = state_of(&source);
+    fs::rename(path("moved"), path("elsewhere")).unwrap();
+    fs::write(path("new"), "another one").unwrap();
+    fs::rename(path("new"), path("replaced")).unwrap();
+    fs::remove_file(path("retyped")).unwrap();
+    fs::create_dir(path("retyped")).unwrap();
+    fs::remove_dir_all(path("folder")).unwrap();
+    fs::remove_file(path("link")).unwrap();
+
+    let strict = start(share.path(), |_| ());
+    let LoadError::Host(reason) = load(&strict, &state).unwrap_err() else {
+        panic!("the host is to blame");
+    };
+    let failures = reason.downcast::<Failures>().unwrap();
+    assert_eq!(failures.count, 4, "{failures}");
+    for (nodeid, handle) in concerned {
+        let told = format!("handle {handle} of nodeid {nodeid}: ");
+        assert!(
+            failures.reasons.iter().any(|reason| reason.contains(&told)),
+            "{failures}"
+        );
+    }
+    let lenient = start(share.path(), |config| {
+        config.migration_on_error = MigrationOnError::GuestError;
+    });
+    load(&lenient, &state).unwrap();
+    for (nodeid, handle) in concerned {
+        assert_eq!(read(&lenient, handle), Err(Errno::IO));
+        assert_eq!(lenient.get_attributes(nodeid, None), Err(Errno::STALE));
+    }
+    assert_eq!(
+        lenient.get_attributes(known, None),
+        Err(Errno::STALE),
+        "not open"
+    );
+    assert_eq!(read(&lenient, kept.1).unwrap(), b"kept");
+    assert_eq!(read(&lenient, linked.1).unwrap(), b"linked");
+    assert_eq!(lenient.get_attributes(linked.0, None).unwrap().nlink, 1);
+    // What is there now is another inode to the guest, and what was moved is the same one when it is found.
+    assert_ne!(lookup(&lenient, "replaced").nodeid, concerned[1].0);
+    assert_eq!(lookup(&lenient, "elsewhere").nodeid, concerned[0].0);
+    // A second migration takes the rest along.
+    let second = migrate(&lenient, share.path(), |config| {
+        config.migration_on_error = MigrationOnError::GuestError;
+    });
+    assert_eq!(read(&second, kept.1).unwrap(), b"kept");
+    assert_eq!(lookup(&second, "elsewhere").nodeid, concerned[0].0);
+}
+
+#[test]
+fn many_directories_that_were_read_in_part_go_on_where_they_were() {
+    const DIRECTORIES: usize = 20;
+    let share = tempfile::tempdir().unwrap();
+    for number in 0..100 {
+        fs::write(share.path().join(format!("file-{number}")), "").unwrap();
+    }
+    let source = start(share.path(), |_| ());
+    // Each of them somewhere else: at the beginning, in the middle, at the end.
+    let reading: Vec<_> = (0..DIRECTORIES)
+        .map(|number| {
+            let handle = source.open_directory(ROOT_NODEID, 0).unwrap().handle;
+            (handle, names_from(&source, handle, 0, number * 6))
+        })
+        .collect();
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy(share.path(), elsewhere.path());
+    for place in [share.path(), elsewhere.path()] {
+        let destination = migrate(&source, place, |_| ());
+        for (handle, begin) in &reading {
+            let position = begin.last().map_or(0, |(_, position)| *position);
+            let rest = names_from(&destination, *handle, position, usize::MAX);
+            let mut all: Vec<_> = begin.iter().chain(&rest).map(|(name, _)| name).collect();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!((begin.len() + rest.len(), all.len()), (102, 102));
+        }
+    }
+}
+
+#[test]
+fn directories_that_were_moved_below_their_younger_ones_travel() {
+    let share = tempfile::tempdir().unwrap();
+    fs::create_dir_all(share.path().join("old/deep")).unwrap();
+    fs::write(share.path().join("old/deep/file"), "x").unwrap();
+    fs::create_dir(share.path().join("young")).unwrap();
+    let source = start(share.path(), |_| ());
+    let file = lookup(&source, "old/deep/file").nodeid;
+    let (old, young) = (
+        lookup(&source, "old").nodeid,
+        lookup(&source, "young").nodeid,
+    );
+    source
+        .rename(ROOT_NODEID, b"old", young, b"moved", 0)
+        .unwrap();
+    let state = state_of(&source);
+    let order: Vec<u64> = state.nodes.iter().map(|node| node.nodeid).collect();
+    assert!(
+        !order.is_sorted(),
+        "a parent is younger than its child: {order:?}"
+    );
+    let destination = start(share.path(), |_| ());
+    load(&destination, &state).unwrap();
+    for nodeid in [file, old, young] {
+        assert!(destination.get_attributes(nodeid, None).is_ok());
+    }
+    assert_eq!(state_of(&destination), state);
+    assert_eq!(lookup(&destination, "young/moved/deep/file").nodeid, file);
 }

@@ -169,15 +169,13 @@ impl Tables {
             *of_root = Some(Arc::clone(&self.host.root));
             return sync(&self.host, directories);
         }
-        for image in self.nodes.images() {
-            let of_mount = usize::try_from(image.identity.mount)
+        for (nodeid, mount) in self.nodes.directories() {
+            let of_mount = usize::try_from(mount)
                 .ok()
                 .and_then(|mount| directories.get_mut(mount));
-            if let Some(found @ None) = of_mount
-                && image.kind == FileKind::Directory
-            {
+            if let Some(found @ None) = of_mount {
                 // One that is gone is no reason to fail: another one may be there.
-                *found = self.resolve(image.nodeid).ok();
+                *found = self.resolve(nodeid).ok();
             }
         }
         sync(&self.host, directories)

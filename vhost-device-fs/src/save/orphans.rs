@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::passthrough::{Handle, ProcPath, Tables, Target, stat_descriptor};
 use crate::state::{ExtentV1, OrphanV1, TimeV1, XattrV1};
-use crate::store::{FileKind, NodeImage};
+use crate::store::{FileKind, Record};
 use crate::xattr_map::XattrMap;
 
 /// An inode cannot be taken along.
@@ -65,17 +65,17 @@ impl Way<'_> {
 
 /// A way to the inode, if it is one that has lost its last name, through the guest or behind our back.
 pub(super) fn find<'a>(
-    image: &NodeImage,
+    record: &Record,
     handle: Option<&'a Handle>,
 ) -> Result<Option<Way<'a>>, OrphanError> {
-    let nodeid = image.nodeid;
+    let nodeid = record.nodeid;
     let stat = |descriptor| {
         stat_descriptor(descriptor).map_err(|source| OrphanError::Host { nodeid, source })
     };
-    if let (true, Some(pinned)) = (image.locations.is_empty(), &image.pinned) {
+    if let (true, Some(pinned)) = (record.locations.is_empty(), &record.pinned) {
         let names = stat(pinned.as_fd())?.stx_nlink;
         // Directories count their names differently on each file system; they have one or none.
-        if names > 0 && image.kind != FileKind::Directory {
+        if names > 0 && record.kind != FileKind::Directory {
             return Err(OrphanError::UnknownNames { nodeid, names });
         }
         return Ok(Some(Way::Pinned(Arc::clone(pinned))));
@@ -84,11 +84,11 @@ pub(super) fn find<'a>(
         Some(Target::File(file)) if stat(file.as_fd())?.stx_nlink == 0 => {
             Ok(Some(Way::Open(file.as_fd())))
         }
-        Some(Target::Directory(directory)) if image.locations.is_empty() => {
+        Some(Target::Directory(directory)) if record.locations.is_empty() => {
             Ok(Some(Way::Open(directory.descriptor())))
         }
         Some(Target::File(_) | Target::Directory(_) | Target::Lost) | None
-            if image.locations.is_empty() =>
+            if record.locations.is_empty() =>
         {
             // Without a way: nothing was left to pin it with.
             Err(OrphanError::Host {
@@ -123,13 +123,13 @@ impl Captured {
     pub(super) fn take(
         &mut self,
         tables: &Tables,
-        image: &NodeImage,
+        record: &Record,
         descriptor: BorrowedFd<'_>,
         with_xattrs: bool,
     ) -> Result<(), OrphanError> {
-        let nodeid = image.nodeid;
+        let nodeid = record.nodeid;
         let before = (self.data.len(), self.xattr_bytes);
-        let taken = self.take_parts(tables, image, descriptor, with_xattrs);
+        let taken = self.take_parts(tables, record, descriptor, with_xattrs);
         if let Ok(Some(orphan)) = taken {
             self.orphans.push(orphan);
             return Ok(());
@@ -152,14 +152,14 @@ impl Captured {
     fn take_parts(
         &mut self,
         tables: &Tables,
-        image: &NodeImage,
+        record: &Record,
         descriptor: BorrowedFd<'_>,
         with_xattrs: bool,
     ) -> Result<Option<OrphanV1>, Errno> {
         let stat = stat_descriptor(descriptor)?;
         let mut size = 0;
         let mut extents = Vec::new();
-        match image.kind {
+        match record.kind {
             FileKind::Regular => {
                 size = stat.stx_size;
                 let file = tables.host.reopen_unnoticed(descriptor, OFlags::empty())?;
@@ -191,7 +191,7 @@ impl Captured {
         } else {
             Some(Vec::new())
         };
-        Ok(xattrs.map(|xattrs| orphan(image.nodeid, &stat, size, extents, xattrs)))
+        Ok(xattrs.map(|xattrs| orphan(record.nodeid, &stat, size, extents, xattrs)))
     }
 
     /// Those that the guest sees: the others are this host's business. `None` if there is not enough room.

@@ -1,8 +1,11 @@
 //! What a state must be like to be believed, whoever wrote it. Knows the plain data only: no file is looked at.
 
-use std::collections::{HashMap, HashSet};
+mod locks;
 
-use super::{FsState, HandleV1, LockV1, NameV1, NodeV1, OrphanV1};
+use locks::WAITERS_MAX;
+
+use super::nodes::LOCATIONS_MAX;
+use super::{FsState, HandleV1, NameV1, Node, NodeFinder, NodeV1, OrphanV1};
 
 const ROOT: u64 = 1;
 const REGULAR: u32 = 0o100_000;
@@ -16,22 +19,11 @@ const KINDS: [u32; 7] = [
 const LOOKUPS_MAX: u64 = 1 << 48;
 /// More nodeids and handles than were ever given: from there on, counting does not come to its end.
 const GIVEN_MAX: u64 = 1 << 63;
-/// Names that are remembered of one inode.
-const LOCATIONS_MAX: usize = 8;
 /// Mounts below one share.
 const MOUNTS_MAX: usize = 1 << 16;
 /// Greatest size of a file (`loff_t` of Linux), and of the target of a link (`PATH_MAX`), in bytes.
 const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 const LINK_BYTES_MAX: u64 = 4096;
-/// Locks that others see, and requests that wait for some.
-const LOCKS_MAX: usize = 1 << 16;
-const WAITERS_MAX: usize = 1 << 16;
-/// Rings that a device can have, and descriptors that a ring can have.
-const RINGS_MAX: u16 = 64;
-const RING_SIZE_MAX: u16 = 32_768;
-/// Flags of a session in which the guest does not keep locks of fcntl(2), and of flock(2), to itself.
-const POSIX_LOCKS: u64 = 1 << 1;
-const FLOCK_LOCKS: u64 = 1 << 10;
 /// All symbols of an open file.
 const FLAGS: u32 = (1 << 8) - 1;
 const FLAGS_ACCESS: u32 = 3;
@@ -116,54 +108,69 @@ impl FsState {
         if nodeid.max(handle) >= GIVEN_MAX {
             return Err(ForgedState::Given { nodeid, handle });
         }
-        let kinds = self.validate_nodes()?;
-        self.validate_handles(&kinds)?;
-        self.validate_orphans()?;
-        self.validate_locks(&kinds)?;
-        self.validate_use()
+        let mut finder = self.nodes.finder().map_err(ForgedState::NodeTwice)?;
+        let mut used = vec![false; self.nodes.len()];
+        self.validate_nodes(&mut finder, &mut used)?;
+        self.validate_handles(&mut finder, &mut used)?;
+        self.validate_orphans(&mut finder)?;
+        self.validate_locks(&mut finder)?;
+        // What nobody refers to would stay for ever.
+        let mut nodes = self.nodes.iter().zip(used);
+        let unused = nodes.find(|(node, used)| node.lookups == 0 && !used && node.nodeid != ROOT);
+        unused.map_or(Ok(()), |(node, _)| Err(ForgedState::Unused(node.nodeid)))
     }
 
-    /// Returns the types of the nodes by nodeid.
-    fn validate_nodes(&self) -> Result<HashMap<u64, u32>, ForgedState> {
-        let sound_root = self.nodes.first().is_some_and(|root| {
+    /// Marks the nodes that are the way to another one.
+    fn validate_nodes(
+        &self,
+        finder: &mut NodeFinder<'_>,
+        used: &mut [bool],
+    ) -> Result<(), ForgedState> {
+        let sound_root = self.nodes.get(0).is_some_and(|root| {
             root.nodeid == ROOT && root.kind == DIRECTORY && root.mount == 0 && !root.lost
         });
         if !sound_root {
             return Err(ForgedState::Root);
         }
-        let orphans: HashSet<u64> = self.orphans.iter().map(|orphan| orphan.nodeid).collect();
-        let mut kinds = HashMap::new();
-        for node in &self.nodes {
+        let mut orphans: Vec<u64> = self.orphans.iter().map(|orphan| orphan.nodeid).collect();
+        orphans.sort_unstable();
+        for (index, node) in self.nodes.iter().enumerate() {
             let nodeid = node.nodeid;
-            self.validate_node(node)?;
-            let nameless = nodeid == ROOT || node.lost || orphans.contains(&nodeid);
+            self.validate_node(&node)?;
+            let root_or_orphan = nodeid == ROOT || orphans.binary_search(&nodeid).is_ok();
             let names = node.locations.len();
             let names_max = match node.kind {
-                _ if nodeid == ROOT || orphans.contains(&nodeid) => 0,
+                _ if root_or_orphan => 0,
                 DIRECTORY => 1,
                 _ => LOCATIONS_MAX,
             };
-            if names > names_max || (names == 0 && !nameless) {
+            if names > names_max || (names == 0 && !root_or_orphan && !node.lost) {
                 return Err(ForgedState::Locations { nodeid, names });
             }
-            for location in &node.locations {
+            for location in node.locations.iter() {
                 let parent = location.parent;
-                if !is_name(&location.name) || matches!(location.name.as_slice(), b"." | b"..") {
+                if !is_name(location.name) || matches!(location.name, b"." | b"..") {
                     return Err(ForgedState::Name(nodeid));
                 }
-                // Only parents that were seen already: no circle can be made of them.
-                if kinds.get(&parent) != Some(&DIRECTORY) {
-                    return Err(ForgedState::Parent { nodeid, parent });
+                // Only parents that come earlier: no circle can be made of them.
+                let before = finder.find(parent).filter(|parent| *parent < index);
+                let way = before
+                    .and_then(|before| Some((self.nodes.get(before)?, used.get_mut(before)?)));
+                match way {
+                    Some((
+                        NodeV1 {
+                            kind: DIRECTORY, ..
+                        },
+                        used,
+                    )) => *used = true,
+                    _ => return Err(ForgedState::Parent { nodeid, parent }),
                 }
             }
-            if kinds.insert(nodeid, node.kind).is_some() {
-                return Err(ForgedState::NodeTwice(nodeid));
-            }
         }
-        Ok(kinds)
+        Ok(())
     }
 
-    fn validate_node(&self, node: &NodeV1) -> Result<(), ForgedState> {
+    fn validate_node(&self, node: &Node<'_>) -> Result<(), ForgedState> {
         let NodeV1 {
             nodeid,
             kind,
@@ -193,9 +200,15 @@ impl FsState {
         Ok(())
     }
 
-    fn validate_handles(&self, kinds: &HashMap<u64, u32>) -> Result<(), ForgedState> {
+    /// Marks the nodes that are open.
+    fn validate_handles(
+        &self,
+        finder: &mut NodeFinder<'_>,
+        used: &mut [bool],
+    ) -> Result<(), ForgedState> {
         let next = self.share.next_handle;
-        let mut seen = HashSet::new();
+        let numbers = self.handles.iter().map(|handle| handle.handle);
+        twice(numbers).map_or(Ok(()), |handle| Err(ForgedState::HandleTwice(handle)))?;
         for handle in &self.handles {
             let HandleV1 {
                 handle: number,
@@ -210,16 +223,18 @@ impl FsState {
             if handle == 0 || handle >= next {
                 return Err(ForgedState::HandleNotGiven { handle, next });
             }
-            if !seen.insert(handle) {
-                return Err(ForgedState::HandleTwice(handle));
-            }
-            let Some(kind @ (&REGULAR | &DIRECTORY)) = kinds.get(&nodeid) else {
+            let node = finder.find(nodeid);
+            let kind = node.and_then(|node| Some(self.nodes.get(node)?.kind));
+            let Some(kind @ (REGULAR | DIRECTORY)) = kind else {
                 return Err(ForgedState::HandleTarget { handle, nodeid });
             };
+            if let Some(used) = node.and_then(|node| used.get_mut(node)) {
+                *used = true;
+            }
             if flags & !FLAGS != 0 || flags & FLAGS_ACCESS == 0 {
                 return Err(ForgedState::HandleFlags { handle, flags });
             }
-            let directory = *kind == DIRECTORY;
+            let directory = kind == DIRECTORY;
             let names = rest.as_deref().unwrap_or_default();
             let sound = (directory || (*position == 0 && rest.is_none()))
                 && *position <= FILE_BYTES_MAX
@@ -232,19 +247,15 @@ impl FsState {
         Ok(())
     }
 
-    fn validate_orphans(&self) -> Result<(), ForgedState> {
-        let kinds: HashMap<u64, u32> = self
-            .nodes
-            .iter()
-            .filter(|node| !node.lost)
-            .map(|node| (node.nodeid, node.kind))
-            .collect();
-        let mut seen = HashSet::new();
+    fn validate_orphans(&self, finder: &mut NodeFinder<'_>) -> Result<(), ForgedState> {
+        let nodeids = self.orphans.iter().map(|orphan| orphan.nodeid);
+        twice(nodeids).map_or(Ok(()), |nodeid| Err(ForgedState::Orphan(nodeid)))?;
         let mut expected: u64 = 0;
         for orphan in &self.orphans {
             let nodeid = orphan.nodeid;
-            let kind = kinds.get(&nodeid).copied();
-            if nodeid == ROOT || !seen.insert(nodeid) || kind != Some(orphan.mode & 0o170_000) {
+            let node = finder.find(nodeid).and_then(|index| self.nodes.get(index));
+            let kind = node.filter(|node| !node.lost).map(|node| node.kind);
+            if nodeid == ROOT || kind != Some(orphan.mode & 0o170_000) {
                 return Err(ForgedState::Orphan(nodeid));
             }
             // A source without attributes sends none, and a destination without them must not set any.
@@ -264,85 +275,14 @@ impl FsState {
             Err(ForgedState::OrphanData { expected, found })
         }
     }
+}
 
-    /// Each lock is of an open file; those of one owner on one file do not overlap.
-    fn validate_locks(&self, kinds: &HashMap<u64, u32>) -> Result<(), ForgedState> {
-        let counts = self.locks.len().max(self.waiters.len());
-        if self.locks.len() > LOCKS_MAX || self.waiters.len() > WAITERS_MAX {
-            return Err(ForgedState::Locks(counts));
-        }
-        let agreed = self.session.as_ref().map_or(0, |session| session.flags);
-        let files: HashMap<u64, u64> = self
-            .handles
-            .iter()
-            .filter(|handle| kinds.get(&handle.nodeid) == Some(&REGULAR))
-            .map(|handle| (handle.handle, handle.nodeid))
-            .collect();
-        let mut of_files = HashSet::new();
-        let mut of_bytes: HashMap<(u64, u64), Vec<&LockV1>> = HashMap::new();
-        for lock in &self.locks {
-            let LockV1 {
-                handle, start, end, ..
-            } = *lock;
-            let needed = if lock.whole_file {
-                FLOCK_LOCKS
-            } else {
-                POSIX_LOCKS
-            };
-            let nodeid = files.get(&handle).filter(|_| agreed & needed != 0);
-            let nodeid = *nodeid.ok_or(ForgedState::LockHandle(handle))?;
-            let sound = if lock.whole_file {
-                (start, end) == (0, FILE_BYTES_MAX) && of_files.insert(handle)
-            } else {
-                of_bytes.entry((nodeid, lock.owner)).or_default().push(lock);
-                start <= end && end <= FILE_BYTES_MAX
-            };
-            if !sound {
-                return Err(ForgedState::LockRange { handle, start, end });
-            }
-        }
-        for locks in of_bytes.values_mut() {
-            locks.sort_unstable_by_key(|lock| lock.start);
-            if let Some(
-                [
-                    _,
-                    LockV1 {
-                        handle, start, end, ..
-                    },
-                ],
-            ) = locks
-                .array_windows()
-                .find(|[one, next]| next.start <= one.end)
-            {
-                let (handle, start, end) = (*handle, *start, *end);
-                return Err(ForgedState::LockRange { handle, start, end });
-            }
-        }
-        let mut seen = HashSet::new();
-        let is_forged = self.waiters.iter().find(|waiter| {
-            waiter.ring >= RINGS_MAX
-                || waiter.head >= RING_SIZE_MAX
-                || !seen.insert((waiter.ring, waiter.head))
-        });
-        is_forged.map_or(Ok(()), |waiter| {
-            let (ring, head) = (waiter.ring, waiter.head);
-            Err(ForgedState::Waiter { ring, head })
-        })
-    }
-
-    /// What nobody refers to would stay for ever.
-    fn validate_use(&self) -> Result<(), ForgedState> {
-        let open = self.handles.iter().map(|handle| handle.nodeid);
-        let locations = self.nodes.iter().flat_map(|node| &node.locations);
-        let used: HashSet<u64> = open
-            .chain(locations.map(|location| location.parent))
-            .collect();
-        let unused = self
-            .nodes
-            .iter()
-            .find(|node| node.nodeid != ROOT && node.lookups == 0 && !used.contains(&node.nodeid));
-        unused.map_or(Ok(()), |node| Err(ForgedState::Unused(node.nodeid)))
-    }
+/// A number that is there twice. Sorted and not hashed: nobody can choose numbers that make it slow.
+fn twice(numbers: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable();
+    let mut pairs = numbers.array_windows();
+    pairs.find_map(|[one, next]| (one == next).then_some(*one))
 }
 
 fn validate_orphan(orphan: &OrphanV1) -> Result<(), ForgedState> {

@@ -143,7 +143,7 @@ fn typical() -> FsState {
                 file_system: 0x0102_1994,
             },
         ],
-        nodes: vec![
+        nodes: NodeTable::from_iter([
             node(1, 0o040_000, &[]),
             node(7, 0o040_000, &[(1, b"dir")]),
             node(5, 0o100_000, &[(1, b"a"), (7, b"caf\xe9 (deleted)")]),
@@ -151,7 +151,7 @@ fn typical() -> FsState {
             node(10, 0o120_000, &[]),
             on_submount,
             lost,
-        ],
+        ]),
         handles: handles(),
         orphans: vec![orphan, link],
         orphan_data: b"datXYtarget".to_vec(),
@@ -205,7 +205,7 @@ fn fresh() -> FsState {
         mounts: vec![MountV1 {
             file_system: 0x5846_5342,
         }],
-        nodes: vec![node(1, 0o040_000, &[])],
+        nodes: NodeTable::from_iter([node(1, 0o040_000, &[])]),
         handles: Vec::new(),
         orphans: Vec::new(),
         orphan_data: Vec::new(),
@@ -395,11 +395,47 @@ fn forged_locks() {
     refused(&|state| state.waiters[1].head = 32_768, waiter(2, 32_768));
 }
 
+/// A state whose inodes can be changed.
+struct Draft {
+    state: FsState,
+    nodes: Vec<NodeV1>,
+}
+
+impl Draft {
+    fn new() -> Self {
+        let state = typical();
+        let nodes = state.nodes.to_vec();
+        Self { state, nodes }
+    }
+
+    fn finish(self) -> FsState {
+        let nodes = self.nodes.into_iter().collect();
+        FsState {
+            nodes,
+            ..self.state
+        }
+    }
+}
+
+impl std::ops::Deref for Draft {
+    type Target = FsState;
+
+    fn deref(&self) -> &FsState {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for Draft {
+    fn deref_mut(&mut self) -> &mut FsState {
+        &mut self.state
+    }
+}
+
 #[track_caller]
-fn refused(change: impl FnOnce(&mut FsState), expected: ForgedState) {
-    let mut state = typical();
-    change(&mut state);
-    assert_eq!(state.validate(), Err(expected));
+fn refused(change: impl FnOnce(&mut Draft), expected: ForgedState) {
+    let mut draft = Draft::new();
+    change(&mut draft);
+    assert_eq!(draft.finish().validate(), Err(expected));
 }
 
 #[test]
@@ -454,9 +490,10 @@ fn forged_nodes() {
         mounts: 2,
     };
     refused(|state| state.nodes[2].mount = 2, mount);
-    let mut lost_somewhere = typical();
+    let mut lost_somewhere = Draft::new();
     lost_somewhere.nodes[6].mount = u32::MAX;
-    assert_eq!(lost_somewhere.validate(), Ok(()), "it is nowhere anyway");
+    let validated = lost_somewhere.finish().validate();
+    assert_eq!(validated, Ok(()), "it is nowhere anyway");
     let lookups = (1 << 48) + 1;
     refused(
         |state| state.nodes[2].lookups = lookups,
@@ -568,7 +605,7 @@ fn forged_orphans() {
         |state| state.orphans[0].mode = 0o040_755,
         ForgedState::Orphan(9),
     );
-    let twice = |state: &mut FsState| state.orphans.push(state.orphans[0].clone());
+    let twice = |state: &mut Draft| state.state.orphans.push(typical().orphans.remove(0));
     refused(twice, ForgedState::Orphan(9));
     refused(|state| state.nodes[3].lost = true, ForgedState::Orphan(9));
     let attributes = ForgedState::OrphanAttributes(9);

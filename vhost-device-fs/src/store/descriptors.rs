@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::hash::NumberHash;
+
 /// Turns of the hand that an unused directory survives.
 const DIRECTORY_CREDIT: u8 = 3;
 /// Turns of the hand that anything else survives unused.
@@ -26,7 +28,7 @@ pub(super) struct DescriptorCache {
     limit: usize,
     hand: usize,
     ring: Vec<Cached>,
-    positions: HashMap<u64, usize>,
+    positions: HashMap<u64, usize, NumberHash>,
 }
 
 impl DescriptorCache {
@@ -36,7 +38,7 @@ impl DescriptorCache {
             limit: limit.max(1),
             hand: 0,
             ring: Vec::new(),
-            positions: HashMap::new(),
+            positions: HashMap::default(),
         }
     }
 

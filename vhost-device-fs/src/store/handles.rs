@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::io::Errno;
 
+use super::hash::NumberHash;
 use crate::operations::FsResult;
 
 const SHARDS: usize = 16;
@@ -16,7 +17,7 @@ pub(crate) type Numbered<T> = (u64, Arc<T>);
 /// Values by handle. A handle is never given twice, so that a stale one is noticed.
 #[derive(Debug)]
 pub(crate) struct HandleTable<T> {
-    shards: [RwLock<HashMap<u64, Arc<T>>>; SHARDS],
+    shards: [RwLock<HashMap<u64, Arc<T>, NumberHash>>; SHARDS],
     next: AtomicU64,
     len: AtomicUsize,
 }
@@ -31,7 +32,7 @@ impl<T> HandleTable<T> {
         }
     }
 
-    fn shard(&self, handle: u64) -> &RwLock<HashMap<u64, Arc<T>>> {
+    fn shard(&self, handle: u64) -> &RwLock<HashMap<u64, Arc<T>, NumberHash>> {
         let [first, ..] = &self.shards;
         usize::try_from(handle % SHARDS as u64)
             .ok()

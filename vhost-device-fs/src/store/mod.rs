@@ -13,6 +13,7 @@
 
 mod descriptors;
 mod handles;
+mod hash;
 mod identity;
 mod mounts;
 mod names;
@@ -23,5 +24,5 @@ pub(crate) use handles::{HandleTable, Numbered};
 pub(crate) use identity::{FileKind, Identity, STATX_WANTED};
 pub(crate) use mounts::MountTable;
 pub(crate) use names::Name;
-pub(crate) use nodes::{Location, NodeImage, NodeStore, Sighting, View};
+pub(crate) use nodes::{Location, NodeStore, Record, Sighting, View};
 pub(crate) use ranges::{Range, Ranges};

@@ -10,10 +10,10 @@
 //! While the guest holds lookups of it, while it is open, and while a location of another record leads through it.
 
 mod carried;
+mod locations;
 mod record;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,10 +21,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::descriptors::DescriptorCache;
+use super::hash::NumberHash;
 use super::{FileKind, Identity, Name};
 use crate::operations::{FsResult, ROOT_NODEID};
-use record::Record;
-pub(crate) use record::{Known, Location, NodeImage, Sighting, Traits, View};
+pub(crate) use locations::Location;
+pub(crate) use record::{Known, Record, Sighting, Traits, View};
 
 /// Locks of either sort, unless there are too few descriptors to share out.
 const SHARDS_MAX: u64 = 16;
@@ -33,16 +34,19 @@ const RECORDS_MAX: usize = 1 << 24;
 
 #[derive(Debug)]
 struct Shard {
-    records: HashMap<u64, Record>,
+    /// Boxed, because a table keeps about as much room free as it uses.
+    records: HashMap<u64, Box<Record>, NumberHash>,
     descriptors: DescriptorCache,
 }
+
+type Identities = HashMap<Identity, u64, NumberHash>;
 
 /// All inodes that the guest knows, by nodeid and by identity. A nodeid is never given twice.
 #[derive(Debug)]
 pub(crate) struct NodeStore {
     shards: Vec<Mutex<Shard>>,
-    identities: Vec<Mutex<HashMap<Identity, u64>>>,
-    hasher: RandomState,
+    identities: Vec<Mutex<Identities>>,
+    hash: NumberHash,
     next: AtomicU64,
     /// Records with a pinned descriptor.
     pinned: AtomicUsize,
@@ -62,26 +66,21 @@ impl NodeStore {
             shards: (0..shards)
                 .map(|_| {
                     Mutex::new(Shard {
-                        records: HashMap::new(),
+                        records: HashMap::default(),
                         descriptors: DescriptorCache::new(share),
                     })
                 })
                 .collect(),
             identities: (0..shards).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hash: NumberHash::default(),
             next: AtomicU64::new(ROOT_NODEID + 1),
             pinned: AtomicUsize::new(0),
             records_max: RECORDS_MAX,
         };
-        store.place(NodeImage {
-            nodeid: ROOT_NODEID,
-            identity: root.identity,
-            kind: root.kind,
-            ino_shown: root.identity.ino,
+        store.place(Record {
             lookups: 1,
-            locations: Vec::new(),
             pinned: Some(root_descriptor),
-            lost: false,
+            ..Record::new(ROOT_NODEID, root)
         });
         store
     }
@@ -90,8 +89,9 @@ impl NodeStore {
         lock(Self::pick(&self.shards, nodeid))
     }
 
-    fn identity_shard(&self, identity: &Identity) -> MutexGuard<'_, HashMap<Identity, u64>> {
-        lock(Self::pick(&self.identities, self.hasher.hash_one(identity)))
+    fn identity_shard(&self, identity: &Identity) -> MutexGuard<'_, Identities> {
+        let part = self.hash.part(identity, self.identities.len() as u64);
+        lock(Self::pick(&self.identities, part))
     }
 
     #[expect(
@@ -116,7 +116,7 @@ impl NodeStore {
         let mut shard = self.shard(nodeid);
         let record = shard.records.get_mut(&nodeid)?;
         let same = record.is_of(sighting.kind) && record.is_newest_at(parent, name);
-        same.then(|| record.look_up(nodeid))
+        same.then(|| record.look_up())
     }
 
     /// The guest found `sighting` at `location`, or made it without a name: it holds one more lookup of it.
@@ -138,7 +138,7 @@ impl NodeStore {
                     if let Some(location) = location.clone() {
                         released = record.add_location(location);
                     }
-                    record.look_up(nodeid)
+                    record.look_up()
                 })
             });
             found.or_else(|| {
@@ -148,17 +148,11 @@ impl NodeStore {
                     released.extend(parent);
                     return None;
                 }
-                let mut record = Record {
-                    identity: sighting.identity,
-                    kind: sighting.kind,
-                    ino_shown: sighting.identity.ino,
-                    lookups: 0,
-                    references: 0,
+                let mut record = Box::new(Record {
                     locations: location.into_iter().collect(),
-                    pinned: None,
-                    lost: false,
-                };
-                let known = record.look_up(nodeid);
+                    ..Record::new(nodeid, sighting)
+                });
+                let known = record.look_up();
                 shard.records.insert(nodeid, record);
                 identities.insert(sighting.identity, nodeid);
                 Some(known)
@@ -213,7 +207,7 @@ impl NodeStore {
     fn remove_unused(&self, mut candidates: Vec<u64>) {
         while let Some(nodeid) = candidates.pop() {
             if let Some((record, _descriptor)) = self.remove_if_unused(nodeid) {
-                for location in record.locations {
+                for location in record.locations.iter() {
                     let mut shard = self.shard(location.parent);
                     if let Some(parent) = shard.records.get_mut(&location.parent) {
                         parent.references = parent.references.saturating_sub(1);
@@ -226,7 +220,7 @@ impl NodeStore {
         }
     }
 
-    fn remove_if_unused(&self, nodeid: u64) -> Option<(Record, Option<Arc<OwnedFd>>)> {
+    fn remove_if_unused(&self, nodeid: u64) -> Option<(Box<Record>, Option<Arc<OwnedFd>>)> {
         if nodeid == ROOT_NODEID {
             return None;
         }
@@ -351,7 +345,9 @@ impl NodeStore {
                 return;
             };
             let before = record.locations.len();
-            record.locations.retain(|known| known != location);
+            record
+                .locations
+                .change(|locations| locations.retain(|known| known != location));
             if record.locations.is_empty() && record.pinned.is_none() && pin.is_some() {
                 record.pinned = pin;
                 self.pinned.fetch_add(1, Ordering::Relaxed);

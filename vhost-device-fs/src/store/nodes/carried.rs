@@ -1,61 +1,79 @@
-//! All inodes that the guest knows, as values: taken out of the store to be saved, and put into another one. Knows no
-//! state stream.
+//! All inodes that the guest knows: looked at together to be saved, and put into another store. Knows no state stream.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use super::record::Record;
-use super::{NodeImage, NodeStore, lock};
+use super::{NodeStore, Shard, lock};
+use crate::store::FileKind;
+
+/// The store while nothing in it changes. The one who holds it asks the store for nothing else.
+pub(crate) struct Still<'a>(Vec<MutexGuard<'a, Shard>>);
+
+impl Still<'_> {
+    /// All records, sorted by nodeid.
+    pub(crate) fn records(&self) -> Vec<&Record> {
+        let shards = || self.0.iter().map(|shard| &shard.records);
+        let count = shards().map(std::collections::HashMap::len).sum();
+        let mut records = Vec::with_capacity(count);
+        records.extend(shards().flat_map(|records| records.values().map(Box::as_ref)));
+        records.sort_unstable_by_key(|record| record.nodeid);
+        records
+    }
+}
 
 impl NodeStore {
-    /// All records, sorted by nodeid.
-    pub(crate) fn images(&self) -> Vec<NodeImage> {
-        let mut images = Vec::new();
+    /// Has the store keep still. The only one who takes more than one lock of a record, and always in the same order.
+    pub(crate) fn still(&self) -> Still<'_> {
+        Still(self.shards.iter().map(lock).collect())
+    }
+
+    /// All directories, each with the number of its mount.
+    pub(crate) fn directories(&self) -> Vec<(u64, u32)> {
+        let still = self.still();
+        let records = still.records().into_iter();
+        records
+            .filter(|record| record.kind == FileKind::Directory)
+            .map(|record| (record.nodeid, record.identity.mount))
+            .collect()
+    }
+
+    /// Makes room for so many records, so that placing them does not do it again and again.
+    pub(crate) fn reserve(&self, records: usize) {
+        // Nodeids are numbers that were counted, so they are spread evenly; so are identities, by their hash.
+        let share = records.div_ceil(self.shards.len());
         for shard in &self.shards {
-            images.extend(
-                lock(shard)
-                    .records
-                    .iter()
-                    .map(|(nodeid, record)| NodeImage {
-                        nodeid: *nodeid,
-                        identity: record.identity,
-                        kind: record.kind,
-                        ino_shown: record.ino_shown,
-                        lookups: record.lookups,
-                        locations: record.locations.clone(),
-                        pinned: record.pinned.clone(),
-                        lost: record.lost,
-                    }),
-            );
+            lock(shard).records.reserve(share);
         }
-        images.sort_unstable_by_key(|image| image.nodeid);
-        images
+        for identities in &self.identities {
+            lock(identities).reserve(share);
+        }
     }
 
     /// Puts a record under the nodeid it had before it was saved. Its parents come first; one that is unknown is
     /// left out.
-    pub(crate) fn place(&self, mut image: NodeImage) {
-        image
+    pub(crate) fn place(&self, mut record: Record) {
+        let is_unknown = |parent| self.hold(parent).is_err();
+        let unknown: Vec<u64> = record
             .locations
-            .retain(|location| self.hold(location.parent).is_ok());
-        let record = Record {
-            identity: image.identity,
-            kind: image.kind,
-            ino_shown: image.ino_shown,
-            lookups: image.lookups,
-            references: 0,
-            locations: image.locations,
-            pinned: image.pinned,
-            lost: image.lost,
-        };
+            .iter()
+            .map(|location| location.parent)
+            .filter(|parent| is_unknown(*parent))
+            .collect();
+        if !unknown.is_empty() {
+            record
+                .locations
+                .change(|all| all.retain(|location| !unknown.contains(&location.parent)));
+        }
+        record.references = 0;
         if record.pinned.is_some() {
             self.pinned.fetch_add(1, Ordering::Relaxed);
         }
-        let mut identities = self.identity_shard(&image.identity);
-        self.shard(image.nodeid)
-            .records
-            .insert(image.nodeid, record);
-        if !image.lost {
-            identities.entry(image.identity).or_insert(image.nodeid);
+        let (nodeid, identity, lost) = (record.nodeid, record.identity, record.lost);
+        let mut identities = self.identity_shard(&identity);
+        self.shard(nodeid).records.insert(nodeid, Box::new(record));
+        if !lost {
+            identities.entry(identity).or_insert(nodeid);
         }
     }
 }

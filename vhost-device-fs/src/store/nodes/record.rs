@@ -3,29 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::locations::{Location, Locations};
 use crate::store::{FileKind, Identity, Name};
 
 /// Names that are remembered of an inode with many hard links; the newest ones.
 pub(super) const LOCATIONS_MAX: usize = 8;
-
-/// A name under which the guest found an inode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Location {
-    /// Nodeid of the directory.
-    pub(crate) parent: u64,
-    /// Name in it, raw bytes.
-    pub(crate) name: Box<[u8]>,
-}
-
-impl Location {
-    /// `name` in the directory `parent`.
-    pub(crate) fn new(parent: u64, name: Name<'_>) -> Self {
-        Self {
-            parent,
-            name: name.bytes().into(),
-        }
-    }
-}
 
 /// An inode of the host that the guest is about to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,45 +48,48 @@ pub(crate) struct View {
     /// A descriptor of it (`O_PATH`), if there is one at hand.
     pub(crate) descriptor: Option<Arc<OwnedFd>>,
     /// Its names, the newest last.
-    pub(crate) locations: Vec<Location>,
+    pub(crate) locations: Locations,
 }
 
-/// A record as it is saved and loaded.
-#[derive(Clone, Debug)]
-pub(crate) struct NodeImage {
+/// What is known of an inode. There may be millions, so it is small.
+#[derive(Debug)]
+pub(crate) struct Record {
     /// The guest's name for it.
     pub(crate) nodeid: u64,
     /// Which inode of the host it is.
     pub(crate) identity: Identity,
     /// Its type.
     pub(crate) kind: FileKind,
+    /// It could not be found after a migration: every use of it fails with `EIO`.
+    pub(crate) lost: bool,
     /// The inode number that the guest sees.
     pub(crate) ino_shown: u64,
     /// Lookups that the guest holds.
     pub(crate) lookups: u64,
+    /// Locations that lead through this inode, and open handles of it.
+    pub(crate) references: u64,
     /// Its names, the newest last.
-    pub(crate) locations: Vec<Location>,
+    pub(crate) locations: Locations,
     /// The descriptor that is the only way to it, for it has no name left.
     pub(crate) pinned: Option<Arc<OwnedFd>>,
-    /// It could not be found after a migration: every use of it fails with `EIO`.
-    pub(crate) lost: bool,
-}
-
-/// What is known of an inode.
-#[derive(Debug)]
-pub(super) struct Record {
-    pub(super) identity: Identity,
-    pub(super) kind: FileKind,
-    pub(super) ino_shown: u64,
-    pub(super) lookups: u64,
-    /// Locations that lead through this inode, and open handles of it.
-    pub(super) references: u64,
-    pub(super) locations: Vec<Location>,
-    pub(super) pinned: Option<Arc<OwnedFd>>,
-    pub(super) lost: bool,
 }
 
 impl Record {
+    /// An inode with the inode number that the host has for it, and nothing that keeps it alive.
+    pub(crate) fn new(nodeid: u64, sighting: Sighting) -> Self {
+        Self {
+            nodeid,
+            identity: sighting.identity,
+            kind: sighting.kind,
+            lost: false,
+            ino_shown: sighting.identity.ino,
+            lookups: 0,
+            references: 0,
+            locations: Locations::None,
+            pinned: None,
+        }
+    }
+
     /// Whether nothing keeps it alive.
     pub(super) fn is_unused(&self) -> bool {
         self.lookups == 0 && self.references == 0
@@ -123,30 +108,31 @@ impl Record {
     }
 
     /// The guest holds one more lookup of it.
-    pub(super) fn look_up(&mut self, nodeid: u64) -> Known {
+    pub(super) fn look_up(&mut self) -> Known {
         self.lookups = self.lookups.saturating_add(1);
         Known {
-            nodeid,
+            nodeid: self.nodeid,
             ino_shown: self.ino_shown,
         }
     }
 
     /// Adds a name, and returns the parents of the names that it replaces: a reference to each is to be given up.
     pub(super) fn add_location(&mut self, location: Location) -> Vec<u64> {
-        let mut replaced = Vec::new();
-        if let Some(index) = self.locations.iter().position(|known| *known == location) {
-            // To the end: it is now the newest.
-            let known = self.locations.remove(index);
-            replaced.push(known.parent);
-        }
         let keep = if self.kind == FileKind::Directory {
             0 // A directory has one name only: it was moved on the host.
         } else {
             LOCATIONS_MAX - 1
         };
-        let surplus = self.locations.len().saturating_sub(keep);
-        replaced.extend(self.locations.drain(..surplus).map(|old| old.parent));
-        self.locations.push(location);
-        replaced
+        self.locations.change(|locations| {
+            let mut replaced = Vec::new();
+            if let Some(index) = locations.iter().position(|known| *known == location) {
+                // To the end: it is now the newest.
+                replaced.push(locations.remove(index).parent);
+            }
+            let surplus = locations.len().saturating_sub(keep);
+            replaced.extend(locations.drain(..surplus).map(|old| old.parent));
+            locations.push(location);
+            replaced
+        })
     }
 }

@@ -28,7 +28,7 @@ fn named(parent: u64, name: &str) -> Location {
 }
 
 fn count(store: &NodeStore) -> usize {
-    store.images().len()
+    store.still().records().len()
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn one_inode_is_one_node_whatever_its_name() {
     assert_eq!((first, second), (second, again));
     let view = store.view(first.nodeid).unwrap();
     assert_eq!(
-        view.locations,
+        *view.locations,
         [named(ROOT_NODEID, "b"), named(ROOT_NODEID, "a")],
         "the newest is last"
     );
@@ -225,7 +225,7 @@ fn names_of_one_inode_are_bounded_and_a_directory_has_one() {
     };
     assert_eq!(names(file).len(), LOCATIONS_MAX);
     assert_eq!(names(file).last(), Some(&named(ROOT_NODEID, "f99")));
-    assert_eq!(names(directory), [named(ROOT_NODEID, "d99")]);
+    assert_eq!(*names(directory), [named(ROOT_NODEID, "d99")]);
     let root = lock(&store.shards[1]).records[&ROOT_NODEID].references;
     assert_eq!(root, LOCATIONS_MAX as u64 + 1, "a reference for each name");
 }
