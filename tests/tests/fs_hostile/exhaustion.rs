@@ -2,10 +2,9 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::fuse_client::{Client, ROOT, encode};
-use vhost_device_fs::fuse::abi::{CreateIn, EntryOut, Opcode, SetAttrIn, setattr};
-use vhost_device_fs::fuse::wire::Wire;
+use vhost_device_fs::fuse::abi::{CreateIn, Opcode, SetAttrIn, setattr};
 
 use crate::rig::{Rig, empty, name, refused};
 
@@ -136,66 +135,6 @@ fn files_without_a_name_end_before_the_descriptors_do() -> Result<()> {
     rig.client.unlink(ROOT, "f")?;
     rig.client.release(file.nodeid, open.handle)?;
     ensure!(rig.client.get_attr(file.nodeid, None).is_ok());
-    rig.survived()
-}
-
-#[test]
-fn a_hundred_thousand_inodes_need_few_descriptors_and_little_memory() -> Result<()> {
-    const FOLDERS: u32 = 100;
-    const FILES: u32 = 100;
-    const ROUNDS: u32 = 10;
-    let mut rig = Rig::start(FEW, |share| {
-        for folder in 0..FOLDERS {
-            let folder = share.join(format!("d{folder}"));
-            fs::create_dir(&folder)?;
-            for file in 0..FILES {
-                fs::write(folder.join(format!("file-{file}")), "")?;
-            }
-        }
-        Ok(())
-    })?;
-    let (before, memory) = (descriptors(&rig)?, rig.daemon.resident_kib()?);
-    let mut files = Vec::new();
-    for round in 0..ROUNDS {
-        for folder in 0..FOLDERS {
-            let folder = rig.client.lookup(ROOT, format!("d{folder}"))?.nodeid;
-            // Many at once, or this would take its time.
-            let sent = (0..FILES)
-                .map(|file| {
-                    let name = name(format!("file-{file}"));
-                    rig.client.send(Opcode::Lookup, folder, &name)
-                })
-                .collect::<Result<Vec<_>>>()?;
-            for ticket in sent {
-                let reply = rig.client.wait(ticket)?;
-                let found = EntryOut::take(&mut reply.as_slice()).context("an entry")?;
-                if round == 0 {
-                    files.push(found.nodeid);
-                }
-            }
-        }
-    }
-    ensure!(descriptors(&rig)? - before <= 64);
-    let grown = rig.daemon.resident_kib()?.saturating_sub(memory);
-    let per_inode = grown * 1024 / u64::from(FOLDERS * FILES);
-    println!(
-        "{grown} KiB for {} inodes, {per_inode} bytes each",
-        FOLDERS * FILES
-    );
-    ensure!(per_inode < 2_048, "{per_inode} bytes for each inode");
-    // Those whose descriptors are long closed are found again.
-    for nodeid in files.iter().step_by(10) {
-        rig.client.get_attr(*nodeid, None)?;
-    }
-    let all: Vec<_> = files
-        .iter()
-        .map(|nodeid| (*nodeid, u64::from(ROUNDS)))
-        .collect();
-    rig.client.batch_forget(&all)?;
-    for nodeid in files.iter().step_by(10) {
-        ensure!(refused(rig.client.get_attr(*nodeid, None))? == libc::ESTALE);
-    }
-    ensure!(descriptors(&rig)? - before <= 64);
     rig.survived()
 }
 
