@@ -40,7 +40,11 @@ pub fn arguments(share: &Path, cache: &str) -> Vec<OsString> {
 
 /// What `daemon` logged about the last state that it saved.
 pub fn saved_state(daemon: &Daemon) -> Result<SavedState> {
-    let log = daemon.log()?;
+    saved_state_in(&daemon.log()?)
+}
+
+/// The same of a daemon that may be gone, by its log.
+pub fn saved_state_in(log: &str) -> Result<SavedState> {
     let line = log.lines().rev().find_map(parse);
     line.with_context(|| format!("the daemon has saved no state\n{log}"))
 }

@@ -15,7 +15,6 @@ pub mod many_files;
 pub mod mounted_share;
 pub mod null_device;
 pub mod painter;
-pub mod phases;
 pub mod probe_device;
 pub mod qemu;
 pub mod random;

@@ -48,11 +48,11 @@ pub fn pictures(answer: &str) -> Result<u32> {
 /// A picture that QEMU wrote to a file: a portable pixmap of three bytes a pixel.
 pub fn read_pixmap(path: &Path) -> Result<Picture> {
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    pixmap(&bytes)
+    parse_pixmap(&bytes)
 }
 
 /// A picture from the bytes of such a file.
-pub fn pixmap(bytes: &[u8]) -> Result<Picture> {
+pub fn parse_pixmap(bytes: &[u8]) -> Result<Picture> {
     let mut rest = bytes;
     let mut word = || {
         let end = rest.iter().position(u8::is_ascii_whitespace);

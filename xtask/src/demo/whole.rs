@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ::tests::daemon_runner::built;
-use ::tests::painter::pixmap;
-use ::tests::phases::Phases;
+use ::tests::painter::parse_pixmap;
 use ::tests::qemu::provision::target_folder;
 use ::tests::qemu::whole_machine::{MODULES, WholeMachine};
 use ::tests::qemu::{Rig, Start, channel, migration};
+use ::tests::transfer_log::StateCost;
 use anyhow::{Result, bail, ensure};
 
 use super::pictures;
@@ -33,7 +33,7 @@ struct Scene {
     /// What the screen shows, from the first step to the last.
     picture: Vec<u8>,
     /// What each move cost each device.
-    costs: Table<7>,
+    costs: Table<8>,
 }
 
 /// What this machine has for the story; an error if it cannot be told here.
@@ -65,7 +65,9 @@ pub(super) fn tell(story: &mut Story, rig: Rig) -> Result<()> {
         share,
         image,
         picture: Vec::new(),
-        costs: Table::new(["device", "move", "bytes", "SAVE", "LOAD", "CHECK", "resume"]),
+        costs: Table::new([
+            "device", "move", "bytes", "SAVE", "transfer", "CHECK", "LOAD", "resume",
+        ]),
     };
     let first = scene.boot(story)?;
     let first = scene.stop_and_continue(story, first)?;
@@ -203,7 +205,10 @@ impl Scene {
     /// Compares the pictures, writes them for people to see, and ends everything.
     fn end(self, story: &mut Story, mut machine: WholeMachine) -> Result<()> {
         story.begin("comparing what is on the screen now with what was drawn at the beginning");
-        let (before, after) = (pixmap(&self.picture)?, pixmap(&machine.shown()?)?);
+        let (before, after) = (
+            parse_pixmap(&self.picture)?,
+            parse_pixmap(&machine.shown()?)?,
+        );
         if let Some(place) = before.difference(&after) {
             bail!("the screen differs at {place:?}");
         }
@@ -242,18 +247,12 @@ impl Scene {
     ) -> Result<String> {
         let mut sizes = Vec::new();
         for ((name, daemon), source) in destination.daemons.iter().zip(source) {
-            let phases = Phases::of(source, &daemon.log()?)?;
-            let Phases {
-                bytes,
-                save,
-                load,
-                check,
-                resume,
-            } = phases;
-            let numbers = [bytes, save, load, check, resume].map(|number| number.to_string());
-            let [bytes_text, save, load, check, resume] = numbers.each_ref();
+            let cost = StateCost::moved_in(source, &daemon.log()?)?;
+            let bytes = cost.saved.bytes;
+            let numbers = cost.numbers().map(|number| number.to_string());
+            let [bytes_text, save, transfer, check, load, resume] = numbers.each_ref();
             self.costs
-                .row([name, step, bytes_text, save, load, check, resume]);
+                .row([name, step, bytes_text, save, transfer, check, load, resume]);
             sizes.push(format!("{name} {}", size(bytes)));
         }
         Ok(sizes.join(", "))
@@ -262,6 +261,8 @@ impl Scene {
 
 /// What the daemons of a machine have logged.
 fn logs(machine: &WholeMachine) -> Result<[String; DEVICES]> {
-    let [fs, scsi, gpu] = &machine.daemons;
+    let [fs, scsi, gpu] = &machine.daemons[..] else {
+        bail!("a machine without one of its daemons");
+    };
     Ok([fs.1.log()?, scsi.1.log()?, gpu.1.log()?])
 }

@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ::tests::daemon_runner::Daemon;
-use ::tests::phases::Phases;
 use ::tests::qemu::rig::PAINTER;
 use ::tests::qemu::vm::{BOOT_DEADLINE, DEADLINE};
 use ::tests::qemu::{Config, Rig, Start, Vm};
+use ::tests::transfer_log::StateCost;
 use ::tests::{fs_daemon, painter};
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -169,11 +169,11 @@ impl Machine {
     }
 
     /// How long each daemon took for the move to `destination`.
-    pub(super) fn phases(&self, destination: &Self) -> Result<Vec<(&'static str, Phases)>> {
+    pub(super) fn costs(&self, destination: &Self) -> Result<Vec<(&'static str, StateCost)>> {
         let pairs = self.daemons.iter().zip(&destination.daemons);
         pairs
             .map(|((name, source), (_, destination))| {
-                Ok((*name, Phases::of(&source.log()?, &destination.log()?)?))
+                Ok((*name, StateCost::moved(source, destination)?))
             })
             .collect()
     }
