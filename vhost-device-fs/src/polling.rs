@@ -1,7 +1,7 @@
 //! Whether to look at a ring for a little longer before sleeping. To be woken costs a guest that waits for each answer more than
 //! the answer does; to look in vain costs the host.
 //!
-//! Decided by the last pause: if that was short enough to be waited for, the next one is expected to be. Knows time, and no ring.
+//! Decided by the last gap between requests: if that was short enough to be waited for, the next one is expected to be. Knows time, and no ring.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
@@ -46,7 +46,7 @@ pub(crate) struct Patience {
     max: Duration,
     /// Since when there has been nothing on the ring.
     idle_since: Option<Instant>,
-    last_pause_was_short: bool,
+    last_gap_was_short: bool,
 }
 
 impl Patience {
@@ -55,14 +55,14 @@ impl Patience {
         Self {
             max,
             idle_since: None,
-            last_pause_was_short: false,
+            last_gap_was_short: false,
         }
     }
 
     /// Something came, and somebody else has noticed.
     pub(crate) fn woken(&mut self) {
         if let Some(since) = self.idle_since.take() {
-            self.last_pause_was_short = since.elapsed() <= self.max;
+            self.last_gap_was_short = since.elapsed() <= self.max;
         }
     }
 
@@ -77,7 +77,7 @@ impl Patience {
         }
         let since = Instant::now();
         self.idle_since = Some(since);
-        if !self.last_pause_was_short {
+        if !self.last_gap_was_short {
             return None;
         }
         let _polling = pollers.begin()?;
@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn a_short_pause_is_waited_for_and_a_long_one_is_not() {
+    fn a_short_gap_is_waited_for_and_a_long_one_is_not() {
         let pollers = pollers(1);
         let mut patience = Patience::new(LONG);
-        assert!(!looks(&mut patience, &pollers), "there was no pause yet");
+        assert!(!looks(&mut patience, &pollers), "there was no gap yet");
         patience.woken();
         assert!(looks(&mut patience, &pollers));
         assert!(looks(&mut patience, &pollers));
@@ -129,7 +129,7 @@ mod tests {
     fn in_vain_it_ends_and_a_place_is_free_again() {
         let pollers = pollers(1);
         let mut patience = Patience::new(Duration::from_millis(2));
-        patience.last_pause_was_short = true;
+        patience.last_gap_was_short = true;
         let mut count = 0;
         let nothing: Option<()> = patience.wait(&pollers, || {
             count += 1;
@@ -143,7 +143,7 @@ mod tests {
     fn not_all_processors_look() {
         let none = pollers(0);
         let mut patience = Patience::new(LONG);
-        patience.last_pause_was_short = true;
+        patience.last_gap_was_short = true;
         assert!(!looks(&mut patience, &none));
         assert!(Pollers::new().free.load(Ordering::Relaxed) > 0);
     }

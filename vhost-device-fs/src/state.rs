@@ -23,12 +23,14 @@ use common::state::{
 use serde::{Deserialize, Serialize};
 
 mod configuration;
+mod locks;
 mod nodes;
 mod rules;
 
 pub use crate::state::configuration::{
     ConfigurationV1, Difference, IdRangeV1, IdTargetV1, XattrActionV1, XattrRuleV1,
 };
+pub use crate::state::locks::{LockV1, WaiterV1};
 pub use crate::state::nodes::{Node, NodeFinder, NodeTable};
 pub use crate::state::rules::ForgedState;
 
@@ -254,34 +256,6 @@ pub struct XattrV1 {
 pub struct ExtentV1 {
     pub offset: u64,
     pub length: u64,
-}
-
-/// A lock that others see.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockV1 {
-    /// Whose locks it is one of, in the guest.
-    pub owner: u64,
-    /// What it was taken by, and goes with.
-    pub handle: u64,
-    /// The process in the guest; 0 if it is not known.
-    pub pid: u32,
-    /// It is one of flock(2), on the whole file, not of fcntl(2).
-    pub whole_file: bool,
-    /// Nobody else may have one.
-    pub exclusive: bool,
-    /// The first byte; 0 for the whole file.
-    pub start: u64,
-    /// The last byte; 2^63 - 1 for the whole file.
-    pub end: u64,
-}
-
-/// A request that the guest has not got back, for it waits for a lock. It is served again from its chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaiterV1 {
-    /// Index of its ring.
-    pub ring: u16,
-    /// Head of its chain.
-    pub head: u16,
 }
 
 impl StateSchema for FsState {

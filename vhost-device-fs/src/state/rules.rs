@@ -1,14 +1,10 @@
 //! What a state must be like to be believed, whoever wrote it. Knows the plain data only: no file is looked at.
 
-mod locks;
-
-use locks::WAITERS_MAX;
-
 use super::nodes::LOCATIONS_MAX;
 use super::{FsState, HandleV1, NameV1, Node, NodeFinder, NodeV1, OrphanV1};
 
 const ROOT: u64 = 1;
-const REGULAR: u32 = 0o100_000;
+pub(super) const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const SYMLINK: u32 = 0o120_000;
 const KINDS: [u32; 7] = [
@@ -22,7 +18,7 @@ const GIVEN_MAX: u64 = 1 << 63;
 /// Mounts below one share.
 const MOUNTS_MAX: usize = 1 << 16;
 /// Greatest size of a file (`loff_t` of Linux), and of the target of a link (`PATH_MAX`), in bytes.
-const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 const LINK_BYTES_MAX: u64 = 4096;
 /// All symbols of an open file.
 const FLAGS: u32 = (1 << 8) - 1;
@@ -82,7 +78,7 @@ pub enum ForgedState {
     OrphanExtents(u64),
     #[error("state stream: orphan {0} has attributes that it cannot have")]
     OrphanAttributes(u64),
-    #[error("state stream: {0} locks or requests that wait for some, more than {WAITERS_MAX}")]
+    #[error("state stream: {0} locks or requests that wait for some, more than {limit}", limit = super::locks::WAITERS_MAX)]
     Locks(usize),
     #[error(
         "state stream: a lock of handle {0}, which is no open file, or one that the guest keeps to itself"

@@ -1,9 +1,11 @@
-//! What locks of a state, and requests that wait for some, must be like to be believed.
+//! Locks of files that others see, and requests that wait for some: how they lie in a state, and what they must be like to be believed.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{FILE_BYTES_MAX, ForgedState, FsState, NodeFinder, REGULAR};
-use crate::state::LockV1;
+use serde::{Deserialize, Serialize};
+
+use super::rules::{FILE_BYTES_MAX, REGULAR};
+use super::{ForgedState, FsState, NodeFinder};
 
 /// Locks that others see, and requests that wait for some.
 const LOCKS_MAX: usize = 1 << 16;
@@ -14,6 +16,34 @@ const RING_SIZE_MAX: u16 = 32_768;
 /// Flags of a session in which the guest does not keep locks of fcntl(2), and of flock(2), to itself.
 const POSIX_LOCKS: u64 = 1 << 1;
 const FLOCK_LOCKS: u64 = 1 << 10;
+
+/// A lock that others see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockV1 {
+    /// Whose locks it is one of, in the guest.
+    pub owner: u64,
+    /// What it was taken by, and goes with.
+    pub handle: u64,
+    /// The process in the guest; 0 if it is not known.
+    pub pid: u32,
+    /// It is one of flock(2), on the whole file, not of fcntl(2).
+    pub whole_file: bool,
+    /// Nobody else may have one.
+    pub exclusive: bool,
+    /// The first byte; 0 for the whole file.
+    pub start: u64,
+    /// The last byte; 2^63 - 1 for the whole file.
+    pub end: u64,
+}
+
+/// A request that the guest has not got back, for it waits for a lock. It is served again from its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterV1 {
+    /// Index of its ring.
+    pub ring: u16,
+    /// Head of its chain.
+    pub head: u16,
+}
 
 impl FsState {
     /// Each lock is of an open file; those of one owner on one file do not overlap.
