@@ -81,9 +81,7 @@ impl Mounted {
 
 fn daemon(share: &Path, options: &[&str]) -> Result<Daemon> {
     let share = format!("--shared-dir={}", share.display());
-    let options = [share.as_str(), "--sandbox=none"]
-        .into_iter()
-        .chain(options.iter().copied());
+    let options = [share.as_str()].into_iter().chain(options.iter().copied());
     Daemon::start("vhost-device-fs", options)
 }
 
