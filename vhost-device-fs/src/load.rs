@@ -198,11 +198,11 @@ pub(crate) fn left_of(state: &FsState) -> impl Iterator<Item = (u16, u16)> + '_ 
 /// Takes over `state`, which has passed [`check`]: handles are open when this returns. On an error nothing has changed.
 pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), LoadError> {
     let host = file_system.host();
-    let tables = Tables::new(host, state.share.next_handle)
+    let mut tables = Tables::new(host, state.share.next_handle)
         .map_err(|errno| LoadError::Host(Box::new(errno)))?;
     tables.nodes.set_next(state.share.next_nodeid);
     let mut failures = Failures::default();
-    let same_mounts = nodes::place(&tables, state, &mut failures);
+    let same_mounts = nodes::place(&mut tables, state, &mut failures);
     let session = state.session.as_ref().map(session);
     let writeback = session.is_some_and(|session| session.writeback());
     let source = handles::Source {

@@ -25,7 +25,7 @@ struct Place {
 
 /// Puts all inodes into `tables`. What cannot be found is put there as lost. Returns for each mount of the source whether
 /// it is the very same file system here.
-pub(super) fn place(tables: &Tables, state: &FsState, failures: &mut Failures) -> Vec<bool> {
+pub(super) fn place(tables: &mut Tables, state: &FsState, failures: &mut Failures) -> Vec<bool> {
     let mut places: Vec<Option<Place>> = vec![None; state.mounts.len()];
     let orphans: HashMap<u64, _> = Data::of(state).collect();
     tables.nodes.reserve(state.nodes.len());

@@ -62,7 +62,7 @@ impl NodeStore {
     pub(crate) fn new(root: Sighting, root_descriptor: Arc<OwnedFd>, descriptors_max: u32) -> Self {
         let shards = (u64::from(descriptors_max) / 8).clamp(1, SHARDS_MAX);
         let share = usize::try_from(u64::from(descriptors_max) / shards).unwrap_or(usize::MAX);
-        let store = Self {
+        let mut store = Self {
             shards: (0..shards)
                 .map(|_| {
                     Mutex::new(Shard {
@@ -99,8 +99,11 @@ impl NodeStore {
         reason = "there is at least one, and the index is reduced"
     )]
     fn pick<T>(all: &[T], number: u64) -> &T {
-        let count = all.len() as u64;
-        &all[usize::try_from(number % count).unwrap_or(0)]
+        &all[Self::index(all.len(), number)]
+    }
+
+    fn index(count: usize, number: u64) -> usize {
+        usize::try_from(number % count as u64).unwrap_or(0)
     }
 
     /// The guest found `sighting` where it found it the last time: it holds one more lookup of it. `None`, and nothing

@@ -1,7 +1,6 @@
 //! All inodes that the guest knows: looked at together to be saved, and put into another store. Knows no state stream.
 
-use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::record::Record;
 use super::{NodeStore, Shard, lock};
@@ -39,27 +38,34 @@ impl NodeStore {
     }
 
     /// Makes room for so many records, so that placing them does not do it again and again.
-    pub(crate) fn reserve(&self, records: usize) {
+    pub(crate) fn reserve(&mut self, records: usize) {
         // Nodeids are numbers that were counted, so they are spread evenly; so are identities, by their hash.
         let share = records.div_ceil(self.shards.len());
-        for shard in &self.shards {
-            lock(shard).records.reserve(share);
+        for shard in &mut self.shards {
+            exclusive(shard).records.reserve(share);
         }
-        for identities in &self.identities {
-            lock(identities).reserve(share);
+        for identities in &mut self.identities {
+            exclusive(identities).reserve(share);
         }
     }
 
     /// Puts a record under the nodeid it had before it was saved. Its parents come first; one that is unknown is
     /// left out.
-    pub(crate) fn place(&self, mut record: Record) {
-        let is_unknown = |parent| self.hold(parent).is_err();
-        let unknown: Vec<u64> = record
-            .locations
-            .iter()
-            .map(|location| location.parent)
-            .filter(|parent| is_unknown(*parent))
-            .collect();
+    ///
+    /// While nobody else has the store, for a lock waits until all that was written before is in the cache: with hundreds of
+    /// thousands of records that is most of the time.
+    pub(crate) fn place(&mut self, mut record: Record) {
+        let mut unknown = Vec::new();
+        for location in record.locations.iter() {
+            match self
+                .shard_mut(location.parent)
+                .records
+                .get_mut(&location.parent)
+            {
+                Some(parent) => parent.references = parent.references.saturating_add(1),
+                None => unknown.push(location.parent),
+            }
+        }
         if !unknown.is_empty() {
             record
                 .locations
@@ -67,13 +73,33 @@ impl NodeStore {
         }
         record.references = 0;
         if record.pinned.is_some() {
-            self.pinned.fetch_add(1, Ordering::Relaxed);
+            *self.pinned.get_mut() += 1;
         }
         let (nodeid, identity, lost) = (record.nodeid, record.identity, record.lost);
-        let mut identities = self.identity_shard(&identity);
-        self.shard(nodeid).records.insert(nodeid, Box::new(record));
+        self.shard_mut(nodeid)
+            .records
+            .insert(nodeid, Box::new(record));
         if !lost {
+            let part = self.hash.part(identity, self.identities.len() as u64);
+            let identities = exclusive(Self::pick_mut(&mut self.identities, part));
             identities.entry(identity).or_insert(nodeid);
         }
     }
+
+    fn shard_mut(&mut self, nodeid: u64) -> &mut Shard {
+        exclusive(Self::pick_mut(&mut self.shards, nodeid))
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there is at least one, and the index is reduced"
+    )]
+    fn pick_mut<T>(all: &mut [T], number: u64) -> &mut T {
+        let index = Self::index(all.len(), number);
+        &mut all[index]
+    }
+}
+
+fn exclusive<T>(mutex: &mut Mutex<T>) -> &mut T {
+    mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
 }
