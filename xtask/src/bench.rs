@@ -10,6 +10,7 @@ mod downtime;
 mod fio;
 mod fs;
 mod gpu;
+mod migrate;
 mod peers;
 mod report;
 mod scsi;
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Fs(fs::Options),
     /// virtio-gpu: ours, QEMU's vhost-user-gpu, and memcpy
     Gpu,
+    /// What a guest knows of a virtio-fs share, saved and loaded: ours, and virtiofsd in both of its modes
+    Migrate(migrate::Options),
     /// virtio-scsi: ours, rust-vmm's vhost-device-scsi, qemu-storage-daemon (vhost-user-blk), and fio on the bare file
     Scsi(scsi::Options),
 }
@@ -42,6 +45,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Downtime(options) => downtime::run(options)?,
         Command::Fs(options) => fs::run(options)?,
         Command::Gpu => gpu::run()?,
+        Command::Migrate(options) => migrate::run(options)?,
         Command::Scsi(options) => scsi::run(options)?,
     }
     Ok(ExitCode::SUCCESS)
