@@ -15,6 +15,7 @@ pub mod many_files;
 pub mod mounted_share;
 pub mod null_device;
 pub mod painter;
+pub mod peers;
 pub mod probe_device;
 pub mod qemu;
 pub mod random;

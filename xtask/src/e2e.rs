@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use ::tests::peers::Device;
 use ::tests::qemu::whole_machine::setup::DEVICES;
 use ::tests::scenarios::{Cost, Options as Choices, Scenario, Scene};
 use ::tests::transfer_log::StateCost;
@@ -14,6 +15,7 @@ use anyhow::Result;
 use clap::Args;
 use common::state::DeviceKind;
 
+use crate::peers;
 use crate::table::Table;
 
 #[derive(Args)]
@@ -33,6 +35,14 @@ pub(crate) struct Options {
     /// Leave the machines' logs and sockets behind, and say where
     #[arg(long)]
     keep: bool,
+    /// Observe virtiofsd, rust-vmm's vhost-device-scsi and QEMU's vhost-user-gpu instead, beside ours; only those of the named
+    /// devices, if any are
+    #[arg(long, value_name = "DEVICE", num_args = 0.., value_parser = peers::parse, conflicts_with_all = ["scenario", "device", "previous", "keep", "rounds"])]
+    peers: Option<Vec<Device>>,
+
+    /// With --peers: only columns with this in their title, such as "ours"
+    #[arg(long, value_name = "TEXT", requires = "peers", default_value = "")]
+    who: String,
 }
 
 /// What `--device` names.
@@ -56,6 +66,9 @@ fn parse_scenario(name: &str) -> Result<Scenario, String> {
 
 /// Plays them.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(devices) = &options.peers {
+        return peers::run(devices, &options.who);
+    }
     println!("booting Linux, and setting it to work");
     let mut scene = Scene::prepare_with(Choices {
         devices: options.device.0.clone(),

@@ -6,6 +6,7 @@ mod bench;
 mod checks;
 mod demo;
 mod e2e;
+mod peers;
 mod qemu_module;
 mod state;
 mod table;

@@ -22,7 +22,7 @@ pub(super) const MAGIC: &[u8] = b"VHUSTATE";
 const KIND_OFFSET: usize = 10;
 
 /// After this many bytes of a state, one of a section's is hit: the header is shorter.
-const DAMAGED_OFFSET: usize = 100;
+pub(crate) const DAMAGED_OFFSET: usize = 100;
 
 /// As much of a state is shown to those who want to damage it.
 const SHOWN_BYTES: usize = DAMAGED_OFFSET + 1;
@@ -51,6 +51,11 @@ pub enum Moment<'a> {
 pub struct StateSeen(Arc<AtomicBool>);
 
 impl StateSeen {
+    /// One did.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// Whether one did, so far.
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -71,7 +76,7 @@ pub fn intercept(
         if let Moment::State(_, state) = moment
             && let Some(at_state) = at_state.take()
         {
-            mark.0.store(true, Ordering::Relaxed);
+            mark.set();
             at_state(state);
         }
     })?;
@@ -83,6 +88,17 @@ pub fn watch(
     listen: &Path,
     forward: &Path,
     mut observe: impl FnMut(Moment<'_>) + Send + 'static,
+) -> Result<()> {
+    between(listen, forward, move |source, destination| {
+        pass_on(source, destination, &mut observe)
+    })
+}
+
+/// Listens at `listen` and connects to `forward`; `pass_on` copies what the source sends, what comes back is copied as it is.
+pub(crate) fn between(
+    listen: &Path,
+    forward: &Path,
+    pass_on: impl FnOnce(UnixStream, UnixStream) -> std::io::Result<()> + Send + 'static,
 ) -> Result<()> {
     let listener =
         UnixListener::bind(listen).with_context(|| format!("listening at {}", listen.display()))?;
@@ -97,7 +113,7 @@ pub fn watch(
             // A destination that was killed is an error here; the source has to learn of both.
             back_to.shutdown(Shutdown::Write)
         });
-        pass_on(source, destination, &mut observe)
+        pass_on(source, destination)
     });
     Ok(())
 }

@@ -18,6 +18,9 @@ pub const READY: &str = "GUEST-READY";
 /// More than this without a marker is a runaway guest.
 const BUFFER_BYTES_MAX: usize = 64 << 20;
 
+/// How often it is asked whether there is hope.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 static MARKER: AtomicU64 = AtomicU64::new(1);
 
 /// What a guest command printed, and how it ended.
@@ -53,6 +56,16 @@ impl Console {
 
     /// Runs `command` in the guest's shell; any exit status is a success here.
     pub fn run(&mut self, command: &str, deadline: Duration) -> Result<Output> {
+        self.run_unless(command, deadline, || false)
+    }
+
+    /// As [`run`](Self::run), until `is_hopeless` knows that there will be no answer.
+    pub fn run_unless(
+        &mut self,
+        command: &str,
+        deadline: Duration,
+        mut is_hopeless: impl FnMut() -> bool,
+    ) -> Result<Output> {
         let number = MARKER.fetch_add(1, Ordering::Relaxed);
         let line = format!("{{ {command}\n}} 2>&1; echo \"@@{number}\"\":$?\"\n");
         self.stream
@@ -60,7 +73,7 @@ impl Console {
             .with_context(|| format!("sending to the guest: {command}"))?;
         let marker = format!("@@{number}:");
         let (text, status) = self
-            .read_line_with(&marker, deadline)
+            .read_line_unless(&marker, deadline, &mut is_hopeless)
             .with_context(|| format!("guest command: {command}"))?;
         let status = status
             .parse()
@@ -68,8 +81,17 @@ impl Console {
         Ok(Output { status, text })
     }
 
-    /// Reads up to the line that holds `marker`: the text before the marker, and the rest of its line.
     fn read_line_with(&mut self, marker: &str, deadline: Duration) -> Result<(String, String)> {
+        self.read_line_unless(marker, deadline, &mut || false)
+    }
+
+    /// Reads up to the line that holds `marker`: the text before the marker, and the rest of its line.
+    fn read_line_unless(
+        &mut self,
+        marker: &str,
+        deadline: Duration,
+        is_hopeless: &mut dyn FnMut() -> bool,
+    ) -> Result<(String, String)> {
         let end = Instant::now() + deadline;
         loop {
             if let Some(found) = take_line_with(&mut self.pending, marker) {
@@ -79,7 +101,10 @@ impl Console {
             if left.is_zero() {
                 bail!("the guest did not print {marker} within {deadline:?}");
             }
-            self.stream.set_read_timeout(Some(left))?;
+            if is_hopeless() {
+                bail!("the guest will not print {marker}");
+            }
+            self.stream.set_read_timeout(Some(left.min(LOOK_AGAIN)))?;
             let mut buffer = [0; 4096];
             match self.stream.read(&mut buffer) {
                 Ok(0) => bail!("QEMU closed the serial console before {marker}"),

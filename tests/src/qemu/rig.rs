@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::image::Image;
 use super::modules::Modules;
-use super::provision::{Provision, progress, provision, stateful_module};
+use super::provision::{Provision, Tree, progress, provision, stateful_module};
 use super::vm::{Config, Start, Vm};
 use crate::{painter, reserver, workload};
 
@@ -22,6 +22,9 @@ pub const PAINTER: &str = "/bin/guest_painter";
 
 /// The guest's end of `tests/src/bin/guest_reserver.rs`.
 pub const RESERVER: &str = "/bin/guest_reserver";
+
+/// Where the programs of [`Rig::with_tools`] are in the guest.
+const TOOLS: &str = "tools";
 
 /// A KVM that works boots the guest in two seconds; one that does not may take a minute to say so.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
@@ -92,6 +95,33 @@ impl Rig {
         self.provision.qemu = self.provision.qemu.with_preloaded(&module);
         self.stateful = true;
         Ok(self)
+    }
+
+    /// The same rig, whose guests have these programs of a folder, each as a function of their shell. Returns what the shell
+    /// has to be told.
+    pub fn with_tools(self, tree: &Tree, programs: &[&str]) -> Result<(Self, String)> {
+        let mut image = Image::default();
+        let mut functions = String::new();
+        for path in programs {
+            for part in tree.parts_of(path)? {
+                let data = fs::read(tree.folder().join(&part))?;
+                image.file(&format!("{TOOLS}/{}", part.display()), 0o755, data);
+            }
+            let program = tree.program_seen_at(path, &Path::new("/").join(TOOLS))?;
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let words = program.arguments.join(" ");
+            let line = format!(
+                "{name}() {{ {} {words} \"$@\"; }}\n",
+                program.path.display()
+            );
+            functions.push_str(&line);
+        }
+        // The kernel unpacks one archive after the other.
+        let mut file = File::options().append(true).open(&self.image)?;
+        image
+            .write(&mut file)
+            .context("adding to the guest image")?;
+        Ok((self, functions))
     }
 
     /// An argument of QEMU that may name a device: with the type of ours, if there is one.

@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -159,11 +160,7 @@ impl Vm {
         Ok(vm)
     }
 
-    fn connect(
-        process: &mut Process,
-        monitor: &std::path::Path,
-        serial: &std::path::Path,
-    ) -> Result<(Qmp, Console)> {
+    fn connect(process: &mut Process, monitor: &Path, serial: &Path) -> Result<(Qmp, Console)> {
         let mut alive = || match process.status()? {
             Some(status) => bail!("QEMU ended at start: {status}"),
             None => Ok(()),
@@ -194,6 +191,16 @@ impl Vm {
     pub fn try_run(&mut self, command: &str) -> Result<Output> {
         let output = self.console.run(command, DEADLINE);
         output.with_context(|| self.report())
+    }
+
+    /// As [`try_run`](Self::try_run), without a report, of a guest that may well hang: until the deadline, or until `is_hopeless`.
+    pub fn try_run_unless(
+        &mut self,
+        command: &str,
+        deadline: Duration,
+        is_hopeless: impl FnMut() -> bool,
+    ) -> Result<Output> {
+        self.console.run_unless(command, deadline, is_hopeless)
     }
 
     /// Runs a QMP command.
@@ -266,6 +273,16 @@ impl Vm {
     /// QEMU's process id.
     pub fn id(&self) -> Pid {
         self.process.id()
+    }
+
+    /// How QEMU has ended, if it has.
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.status()
+    }
+
+    /// The file that holds what QEMU printed.
+    pub fn log_path(&self) -> &Path {
+        self.process.log()
     }
 
     /// Whether QEMU has ended by itself.

@@ -41,6 +41,9 @@ const SCSI_TOOLS: [&str; 6] = [
     "e2fsprogs",
 ];
 
+/// Small programs that a guest of comparisons runs: of extended attributes, and of SCSI commands.
+const GUEST_TOOLS: [&str; 2] = ["attr", "sg3-utils"];
+
 /// What virtiofsd links with.
 const FS_PEER_LIBRARIES: [&str; 2] = ["libseccomp-dev", "libcap-ng-dev"];
 
@@ -163,6 +166,18 @@ pub fn scsi_tools() -> Result<Tree> {
     };
     apt::unpack(tree.folder(), wanted, RECIPE)
         .context("cannot fetch the programs that test a SCSI target")?;
+    Ok(tree)
+}
+
+/// Finds or fetches small programs for guests, of which [`Tree::parts_of`] knows what they need.
+pub fn guest_tools() -> Result<Tree> {
+    let (cache, _lock) = cache()?;
+    let tree = Tree::new(cache.join("guest-tools"));
+    let wanted = apt::Wanted {
+        packages: GUEST_TOOLS.map(str::to_owned).to_vec(),
+        ..apt::Wanted::default()
+    };
+    apt::unpack(tree.folder(), wanted, RECIPE).context("cannot fetch small programs for guests")?;
     Ok(tree)
 }
 

@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::Program;
+use super::{Program, run};
 
 /// Folders of libraries. Ceph's are in no folder that a loader looks into by itself.
 const LIBRARIES: [&str; 3] = [
@@ -60,6 +61,22 @@ impl Tree {
             ],
             environment: Vec::new(),
         })
+    }
+
+    /// All that the program at `path` is made of: itself, its loader, its libraries; paths in the folder.
+    pub fn parts_of(&self, path: &str) -> Result<Vec<PathBuf>> {
+        let program = self.program(path)?;
+        let mut list = Command::new(&program.path);
+        let listed = run(list.arg("--list").args(&program.arguments))?;
+        // NAME => PATH (ADDRESS)
+        let libraries = listed.lines().filter_map(|line| line.split("=> ").nth(1));
+        let libraries = libraries.filter_map(|rest| Some(PathBuf::from(rest.split_once(" (")?.0)));
+        let all = libraries.chain([self.0.join(path), program.path]);
+        let inside = all.filter_map(|part| Some(part.strip_prefix(&self.0).ok()?.to_owned()));
+        let mut parts: Vec<PathBuf> = inside.collect();
+        parts.sort();
+        parts.dedup();
+        Ok(parts)
     }
 
     /// QEMU, with its modules and firmware.
