@@ -23,6 +23,9 @@ pub(crate) fn run(devices: &[Device], who: &str) -> Result<ExitCode> {
         let report = compare(device, who, |who, what, observation| {
             let seconds = began.elapsed().as_secs();
             println!("{seconds:4} s  {who}: {what}: {}", observation.text);
+            for message in &observation.messages {
+                println!("            {message}");
+            }
         });
         reports.push(report.with_context(|| device.name())?);
     }

@@ -24,6 +24,7 @@ echo 0 >/tmp/written
         number=$((number + 1))
         echo $number >&5 || exit 1
         echo $number >/tmp/written.new && mv /tmp/written.new /tmp/written
+        usleep 20000
     done
 ) </dev/null >/dev/null & writer=$!
 ";
@@ -34,7 +35,7 @@ const STOP: &str = "[ -z \"$writer\" ] || kill $writer; wait; writer=; exec 5>&-
 /// Reads everything from the share, and waits until the file has grown.
 const LOOK: &str = "(
 sync; echo 3 >/proc/sys/vm/drop_caches
-enough=$(($(cat /tmp/written) + 20))
+enough=$(($(cat /tmp/written) + 5))
 until [ $(cat /tmp/written) -ge $enough ]; do
     kill -0 $writer 2>/dev/null || { cat /tmp/fault; exit 1; }
     usleep 20000

@@ -51,14 +51,12 @@ pub fn participants() -> Result<Vec<Participant>> {
     Ok(vec![
         new("QEMU's vhost-user-gpu", peer, ""),
         new("ours", daemon.clone(), ""),
-        Participant {
-            stateful: true,
-            ..new(
-                "ours, stateful type, `--migratable`",
-                daemon,
-                "--migratable",
-            )
-        },
+        new(
+            "ours, stateful type, `--migratable`",
+            daemon,
+            "--migratable",
+        )
+        .stateful(),
     ])
 }
 

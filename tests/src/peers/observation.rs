@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitStatus;
 
-/// Messages that are kept of one log.
-const MESSAGES_MAX: usize = 6;
+/// Messages that are kept of one log, at its beginning and at its end: the first one is often the cause.
+const MESSAGES_MAX: usize = 3;
 
 /// Whether something was right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ pub fn ending(who: &str, status: ExitStatus) -> String {
     }
 }
 
-/// The last messages of a log that tell of trouble, each with who wrote it.
+/// The messages of a log that tell of trouble, each with who wrote it.
 pub fn messages(who: &str, log: &Path) -> Vec<String> {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
@@ -109,8 +109,10 @@ pub fn messages(who: &str, log: &Path) -> Vec<String> {
             found.push(message);
         }
     }
-    let surplus = found.len().saturating_sub(MESSAGES_MAX);
-    found.drain(..surplus);
+    let end = found.len().saturating_sub(MESSAGES_MAX);
+    if end > MESSAGES_MAX {
+        found.splice(MESSAGES_MAX..end, [format!("{who}: ...")]);
+    }
     found
 }
 
@@ -129,6 +131,13 @@ fn essence(line: &str) -> Option<&str> {
         Some((program, rest)) if program.ends_with("qemu-system-x86_64") => rest,
         _ => rest,
     };
+    // GLib's carry a process id and the time.
+    let rest = match rest.split_once(" **: ") {
+        Some((head, rest)) if head.starts_with("** ") => {
+            rest.split_once(": ").map_or(rest, |(_, rest)| rest)
+        }
+        _ => rest,
+    };
     let is_empty = rest.is_empty() || rest.starts_with("Waiting for vhost-user socket connection");
     (!is_news && !is_empty).then_some(rest)
 }
@@ -143,20 +152,25 @@ mod tests {
         let text = "[2026-01-01T00:00:00Z INFO  virtiofsd] hello\n\
                     [2026-01-01T00:00:00Z ERROR virtiofsd] lost\n\
                     [2026-01-01T00:00:01Z ERROR virtiofsd] lost\n\
+                    ** (gpu:31): CRITICAL **: 08:57:14.022: assertion 'x' failed\n\
+                    ** (gpu:31): CRITICAL **: 08:57:14.028: assertion 'x' failed\n\
                     /path/qemu-system-x86_64: load of migration failed: Input/output error\n\n";
         std::fs::write(file.path(), text).unwrap();
-        let expected = ["x: lost", "x: load of migration failed: Input/output error"];
+        let expected = [
+            "x: lost",
+            "x: assertion 'x' failed",
+            "x: load of migration failed: Input/output error",
+        ];
         assert_eq!(messages("x", file.path()), expected);
     }
 
     #[test]
-    fn the_last_messages_are_kept() {
+    fn the_first_and_the_last_messages_are_kept() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let lines: Vec<String> = (0..20).map(|number| format!("message {number}")).collect();
+        let lines: Vec<String> = (0..20).map(|number| number.to_string()).collect();
         std::fs::write(file.path(), lines.join("\n")).unwrap();
-        let kept = messages("x", file.path());
-        assert_eq!(kept.len(), MESSAGES_MAX);
-        assert_eq!(kept[MESSAGES_MAX - 1], "x: message 19");
+        let expected = ["x: 0", "x: 1", "x: 2", "x: ...", "x: 17", "x: 18", "x: 19"];
+        assert_eq!(messages("x", file.path()), expected);
     }
 
     #[test]

@@ -38,7 +38,7 @@ dmesg -c >/dev/null
 /// Waits until every writer has gone on.
 const LOOK: &str = "(
 for writer in 1 2 3 4; do
-    enough=$(($(cat /tmp/written.$writer) + 3))
+    enough=$(($(cat /tmp/written.$writer) + 1))
     until [ $(cat /tmp/written.$writer) -ge $enough ]; do
         for process in $writers; do
             kill -0 $process 2>/dev/null || { cat /tmp/fault; dmesg | tail -n 3; exit 1; }
