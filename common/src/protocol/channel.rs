@@ -62,7 +62,9 @@ impl Channel {
             rustix::io::ioctl_fionbio(&file, true).map_err(io::Error::from)?;
             if kind == FileType::Fifo {
                 // So that the two sides wait for each other less often. One that stays as it is does as well.
-                let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
+                if rustix::pipe::fcntl_getpipe_size(&file).is_ok_and(|bytes| bytes < PIPE_BYTES) {
+                    let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
+                }
             }
         } else if kind != FileType::RegularFile {
             return Err(TransferError::Descriptor {

@@ -100,7 +100,7 @@ fn no_progress_is_an_error_after_the_deadline() {
     let error = incoming.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     let mut outgoing = Channel::new(writer.into(), Direction::Save, cancellation, soon).unwrap();
-    let error = outgoing.write_all(&vec![0; 1 << 20]).unwrap_err();
+    let error = outgoing.write_all(&vec![0; PIPE_BYTES + 1]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut, "the pipe is full");
 }
 
