@@ -197,7 +197,8 @@ impl Device for FsDevice {
         Ok(()) // what waits was left with the guest when the rings were drained
     }
 
-    fn resume(&self, _guest: &Guest) {
+    fn resume(&self, guest: &Guest) {
+        self.waiting.resume(guest);
         self.file_system().take_locks_again();
     }
 

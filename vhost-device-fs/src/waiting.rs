@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use common::device::Guest;
 use common::ring::DetachedRequest;
 
 use crate::fuse::{Buffers, Served};
@@ -25,13 +26,23 @@ const WAITING_MAX: usize = 32;
 pub(crate) type Place = (u16, u16);
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(crate) struct Waiting {
     /// For each ring: those that wait and those that are left.
     counts: Vec<AtomicUsize>,
     list: Mutex<List>,
     /// Whether any were left.
     any_left: AtomicBool,
+    /// How a ring is looked at again.
+    guest: Mutex<Option<Guest>>,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Waiting")
+            .field("list", &self.list)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,11 +61,17 @@ impl Waiting {
             counts: (0..rings).map(|_| AtomicUsize::new(0)).collect(),
             list: Mutex::default(),
             any_left: AtomicBool::new(false),
+            guest: Mutex::new(None),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device works again, for this guest.
+    pub(crate) fn resume(&self, guest: &Guest) {
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
     }
 
     /// Whether one more request of a ring may wait.
@@ -141,13 +158,18 @@ impl Waiting {
         }
     }
 
-    /// Noted before the drain can end: a SAVE may follow at once.
+    /// Noted before the drain can end: a SAVE may follow at once. The ring is looked at once more, should it have been closed
+    /// and opened without a drain: nobody else would take the request up.
     fn leave(&self, ring: usize, request: DetachedRequest) {
         if let Ok(number) = u16::try_from(ring) {
             self.lock().left.insert((number, request.request().head()));
             self.any_left.store(true, Ordering::Release);
         }
         request.leave();
+        let guest = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(guest) = &*guest {
+            guest.serve(ring);
+        }
     }
 
     /// The heads that were left on `ring`, to be taken up now.

@@ -34,6 +34,11 @@ impl FsMachine {
     /// Starts a daemon for the folder `share`, and a machine with it.
     pub fn start(rig: &Rig, name: &str, start: Start, share: &Path) -> Result<Self> {
         let daemon = fs_daemon::start(share, "auto")?;
+        Self::start_on(rig, name, start, daemon)
+    }
+
+    /// Starts a machine on a daemon with options of its own.
+    pub fn start_on(rig: &Rig, name: &str, start: Start, daemon: Daemon) -> Result<Self> {
         let config = Config::new(name, start)
             .with_fs(TAG, &daemon.socket().display().to_string())
             .with_log(daemon.log_path());
@@ -41,10 +46,16 @@ impl FsMachine {
         Ok(Self { vm, daemon })
     }
 
-    /// Waits for the guest, mounts the share and starts the workload on it.
-    pub fn start_workload(&mut self) -> Result<()> {
+    /// Waits for the guest, and mounts the share at `/mnt`.
+    pub fn mount(&mut self) -> Result<()> {
         self.vm.wait_ready(BOOT_DEADLINE)?;
         self.vm.run(&format!("mount -t virtiofs {TAG} /mnt"))?;
+        Ok(())
+    }
+
+    /// Waits for the guest, mounts the share and starts the workload on it.
+    pub fn start_workload(&mut self) -> Result<()> {
+        self.mount()?;
         self.vm.run(&format!(
             "{WORKLOAD} serve {GUEST_FOLDER} {SOCKET} </dev/null >/tmp/workload.log 2>&1 &"
         ))?;

@@ -4,7 +4,8 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use tests::fuse_client::{Client, ROOT, encode};
-use vhost_device_fs::fuse::abi::{CreateIn, Opcode, SetAttrIn, setattr};
+use vhost_device_fs::fuse::abi::{CreateIn, EntryOut, FileLock, LkIn, Opcode, SetAttrIn, setattr};
+use vhost_device_fs::fuse::wire::Wire;
 
 use crate::rig::{Rig, empty, name, refused};
 
@@ -90,6 +91,44 @@ fn open_files_end_before_the_descriptors_do() -> Result<()> {
         ensure!(rig.client.read(file, open.handle, 0, 10)? == b"x");
         rig.client.release(file, open.handle)?;
     }
+    rig.survived()
+}
+
+#[test]
+fn owners_of_locks_end_before_the_descriptors_do() -> Result<()> {
+    let options = [FEW, &["--remote-posix-locks"]].concat();
+    let mut rig = Rig::start(&options, empty)?;
+    let before = descriptors(&rig)?;
+    let (file, open) = rig.client.create(ROOT, "f", READ_WRITE, 0o600)?;
+    let lock = |owner: usize, kind: i32| {
+        let byte = owner as u64;
+        encode(&LkIn {
+            handle: open.handle,
+            owner: byte,
+            lock: FileLock {
+                start: byte,
+                end: byte,
+                kind: kind.cast_unsigned(),
+                pid: 0,
+            },
+            ..LkIn::default()
+        })
+    };
+    let count = exhaust(&mut rig.client, |client, owner| {
+        match client.call(Opcode::SetLk, file.nodeid, &lock(owner, libc::F_WRLCK)) {
+            Ok(_) => Ok(None),
+            error => refused(error).map(Some),
+        }
+    })?;
+    ensure!(count >= 16, "{count} owners only");
+    let taken = descriptors(&rig)? - before;
+    ensure!(taken <= 64, "{taken} descriptors are taken");
+    // Somebody else's turn, when one has given its lock back.
+    let client = &mut rig.client;
+    client.call(Opcode::SetLk, file.nodeid, &lock(3, libc::F_UNLCK))?;
+    client.call(Opcode::SetLk, file.nodeid, &lock(9_999, libc::F_WRLCK))?;
+    client.release(file.nodeid, open.handle)?;
+    ensure!(descriptors(&rig)? < before + 16, "they went with the file");
     rig.survived()
 }
 

@@ -251,10 +251,15 @@ impl LockTable {
     }
 }
 
-/// Opens the file once more, for one owner: as much as can be, since the owner may lock by other handles later.
+/// Opens the file once more, for one owner: for writing if that can be, since the owner may lock by other handles later.
 fn open(host: &Host, file: &Handle) -> FsResult<OwnedFd> {
     let descriptor = file.file()?;
-    match host.reopen(descriptor, OFlags::RDWR) {
+    let most = if host.config.readonly {
+        OFlags::RDONLY
+    } else {
+        OFlags::RDWR
+    };
+    match host.reopen(descriptor, most) {
         Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => {
             host.reopen(descriptor, OFlags::RDONLY)
         }
