@@ -1,9 +1,9 @@
 //! The system calls that every daemon makes while it serves: of the language, of the threads, and of vhost-user.
 //!
-//! Measured by running the tests with `--seccomp log` and with a tracer, and widened to the close kin of what was seen, since
-//! another version of the C library uses another one of them. What is not here, and should hurt: running programs, opening
-//! files (a device names its own way to them), mapping code, other address families than UNIX, other processes, mounts,
-//! namespaces, modules, BPF, keys, `io_uring`, which does its work beside the filter.
+//! All tests run with `--seccomp kill`, so what is needed is here; so is the close kin of it, since another version of the C
+//! library uses another one. What is not here: running programs, opening files (a device names its own way to them), mapping
+//! code, other address families than UNIX, other processes, mounts, namespaces, modules, BPF, keys, and `io_uring`, which does
+//! its work beside the filter.
 
 use libc::c_long;
 

@@ -1,4 +1,4 @@
-//! What takes a look at the whole process before it may be called: fork and unshare.
+//! fork and unshare, which concern the whole process, and a call on mounts that rustix does not have.
 
 #![expect(
     unsafe_code,
