@@ -4,8 +4,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use tests::fuse_client::{Client, ROOT, encode};
-use vhost_device_fs::fuse::abi::{CreateIn, EntryOut, FileLock, LkIn, Opcode, SetAttrIn, setattr};
-use vhost_device_fs::fuse::wire::Wire;
+use vhost_device_fs::fuse::abi::{CreateIn, FileLock, LkIn, Opcode, SetAttrIn, setattr};
 
 use crate::rig::{Rig, empty, name, refused};
 
