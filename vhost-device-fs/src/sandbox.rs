@@ -80,6 +80,7 @@ const CALLS: &[Call] = &[
     any(libc::SYS_newfstatat),
     any(libc::SYS_openat),
     any(libc::SYS_openat2),
+    one_of(libc::SYS_prctl, 0, &[27]), // PR_GET_SECUREBITS
     any(libc::SYS_readlinkat),
     any(libc::SYS_removexattr),
     any(libc::SYS_renameat2),
