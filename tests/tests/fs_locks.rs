@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +44,12 @@ fn locks(file: &File, exclusive: bool, start: i64, len: i64) -> Result<bool> {
     Ok(try_range(file.as_fd(), exclusive, start, len)?)
 }
 
+/// One test at a time: a daemon that is started by one has the open files of all others for a moment, with their locks.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A share with a file, as a guest and as the host has it.
 fn share(options: &[&str]) -> Result<(Share, File, File)> {
     let share = Share::new(options)?;
@@ -53,6 +60,7 @@ fn share(options: &[&str]) -> Result<(Share, File, File)> {
 
 #[test]
 fn locks_on_bytes_exclude_the_host_another_guest_and_other_programs_of_this_one() -> Result<()> {
+    let _alone = alone();
     let (share, one, host) = share(BOTH)?;
     let other_program = open(&share.at("file"))?;
     let second = tempfile::tempdir()?;
@@ -90,13 +98,14 @@ fn locks_on_bytes_exclude_the_host_another_guest_and_other_programs_of_this_one(
     wait_until(|| locks(&far, true, 0, 50)).context("locks go with the file")?;
     drop((far, other_program));
     other_guest.unmount()?;
-    ensure!(locks(&host, true, 0, 0)?);
+    wait_until(|| locks(&host, true, 0, 0))?;
     share.bridge.unmount()?;
     Ok(())
 }
 
 #[test]
 fn locks_of_a_process_go_when_it_closes_any_descriptor_of_the_file() -> Result<()> {
+    let _alone = alone();
     let (share, one, host) = share(BOTH)?;
     fcntl_lock(&one, EXCLUSIVE)?;
     ensure!(is_held(host.as_fd(), 5)?);
@@ -111,6 +120,7 @@ fn locks_of_a_process_go_when_it_closes_any_descriptor_of_the_file() -> Result<(
 
 #[test]
 fn locks_on_files_exclude_others_and_can_be_converted() -> Result<()> {
+    let _alone = alone();
     let (share, one, host) = share(BOTH)?;
     let other = open(&share.at("file"))?;
     flock(&one, SHARED)?;
@@ -140,6 +150,7 @@ fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
 
 #[test]
 fn without_the_options_a_guest_keeps_its_locks_to_itself() -> Result<()> {
+    let _alone = alone();
     let (share, one, host) = share(&[])?;
     ensure!(locks(&one, true, 0, 0)? && locks(&host, true, 0, 0)?);
     flock(&one, EXCLUSIVE)?;
@@ -153,6 +164,7 @@ fn without_the_options_a_guest_keeps_its_locks_to_itself() -> Result<()> {
 
 #[test]
 fn locks_move_with_the_guest_and_are_taken_again_after_a_snapshot() -> Result<()> {
+    let _alone = alone();
     let (mut share, one, host) = share(BOTH)?;
     let whole = open(&share.at("file"))?;
     ensure!(locks(&one, true, 10, 10)? && locks(&one, false, 30, 5)?);
@@ -194,6 +206,7 @@ fn locks_move_with_the_guest_and_are_taken_again_after_a_snapshot() -> Result<()
 
 #[test]
 fn a_lock_that_the_destination_cannot_have_is_decided_by_the_operator() -> Result<()> {
+    let _alone = alone();
     let (mut share, one, host) = share(BOTH)?;
     let whole = open(&share.at("file"))?;
     ensure!(locks(&one, true, 10, 10)?);
@@ -250,6 +263,7 @@ fn until_in_flight(share: &mut Share, count: usize) -> Result<()> {
 
 #[test]
 fn who_waits_for_a_lock_keeps_nobody_else_waiting_and_gets_it_in_the_end() -> Result<()> {
+    let _alone = alone();
     let (mut share, one, host) = share(BOTH)?;
     ensure!(locks(&one, true, 7, 1)? && locks(&host, true, 8, 1)?);
     let for_guest = waiter(open(&share.at("file"))?, 7);
@@ -273,6 +287,7 @@ fn who_waits_for_a_lock_keeps_nobody_else_waiting_and_gets_it_in_the_end() -> Re
 
 #[test]
 fn who_waits_for_a_lock_goes_on_waiting_at_the_destination() -> Result<()> {
+    let _alone = alone();
     let (mut share, one, host) = share(BOTH)?;
     ensure!(locks(&host, true, 8, 2)?);
     let first = waiter(open(&share.at("file"))?, 8);
@@ -326,6 +341,7 @@ fn wanted(handle: u64, owner: u64, kind: i32) -> Vec<u8> {
 
 #[test]
 fn as_many_wait_as_leave_room_on_their_ring_for_who_ends_it() -> Result<()> {
+    let _alone = alone();
     const WAITING_MAX: usize = 32;
     let folder = tempfile::tempdir()?;
     let line = [
@@ -396,6 +412,7 @@ fn as_many_wait_as_leave_room_on_their_ring_for_who_ends_it() -> Result<()> {
 /// A guest that reboots while somebody waits: nobody waits then, and nothing is answered that the new driver did not ask.
 #[test]
 fn nobody_waits_any_more_when_the_guest_has_rebooted() -> Result<()> {
+    let _alone = alone();
     let folder = tempfile::tempdir()?;
     let line = [
         "--remote-posix-locks",
