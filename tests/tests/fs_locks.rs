@@ -341,8 +341,8 @@ fn wanted(handle: u64, owner: u64, kind: i32) -> Vec<u8> {
 
 #[test]
 fn as_many_wait_as_leave_room_on_their_ring_for_who_ends_it() -> Result<()> {
-    let _alone = alone();
     const WAITING_MAX: usize = 32;
+    let _alone = alone();
     let folder = tempfile::tempdir()?;
     let line = [
         "--remote-posix-locks",

@@ -320,7 +320,7 @@ fn what_cannot_be_answered_is_not_done() -> Result<()> {
         }
         let refused = matches!(
             opcode,
-            Opcode::Interrupt | Opcode::Ioctl | Opcode::Poll | Opcode::Statx | Opcode::SetLkW
+            Opcode::Interrupt | Opcode::Ioctl | Opcode::Poll | Opcode::SetLkW
         ) || matches!(opcode, Opcode::Release | Opcode::ReleaseDir); // of handle 0
         // The second rename finds its file moved by the first, and may not replace it.
         let moved = opcode == Opcode::Rename2;
