@@ -36,7 +36,7 @@ fn capabilities_are_those_that_libvirt_looks_for() {
 /// type has.
 #[test]
 fn the_descriptor_names_the_program_and_its_type() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("50-vhost-device-fs.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("60-vhost-device-fs.json");
     let descriptor: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let members = descriptor.as_object().unwrap();

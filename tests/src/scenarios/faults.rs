@@ -245,13 +245,14 @@ impl Fault {
     }
 }
 
-/// Kills a process, and waits until nothing is left of it but what its parent has to ask for: its descriptors are closed then.
+/// Kills a process, and waits until nothing is left of it but what its parent has to ask for, or not even that: its descriptors are
+/// closed then.
 fn kill(process: Pid) -> bool {
     let folder = format!("/proc/{}", process.as_raw_nonzero());
     let is_gone = || {
         let threads = std::fs::read_dir(format!("{folder}/task")).map_or(0, Iterator::count);
-        let status = std::fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
-        threads <= 1 && status.contains("State:\tZ")
+        let status = std::fs::read_to_string(format!("{folder}/status"));
+        threads <= 1 && status.map_or(true, |status| status.contains("State:\tZ"))
     };
     let end = Instant::now() + DEADLINE;
     // It has not been waited for, so the process is there.
