@@ -284,19 +284,32 @@ impl StateSchema for FsState {
             waiters,
         } = self;
         let critical = Importance::Critical;
+        let newer = [
+            (
+                !configuration.is_empty(),
+                "--xattrmap, --translate-uid or --translate-gid",
+            ),
+            (
+                !locks.is_empty() || !waiters.is_empty(),
+                "locks that others see, or requests that wait for one",
+            ),
+        ];
+        let newer = newer.iter().find(|(is_there, _)| *is_there);
+        if let Some((_, what)) = newer
+            && out.version() < 2
+        {
+            return Err(StateError::NotInVersion {
+                kind: Self::KIND,
+                asked: out.version(),
+                what,
+                since: 2,
+            });
+        }
         out.section(SHARE, 1, critical, share)?;
         if let Some(session) = session {
             out.section(SESSION, 1, critical, session)?;
         }
         if !configuration.is_empty() {
-            if out.version() < 2 {
-                return Err(StateError::NotInVersion {
-                    kind: Self::KIND,
-                    asked: out.version(),
-                    what: "--xattrmap, --translate-uid or --translate-gid",
-                    since: 2,
-                });
-            }
             out.section(CONFIGURATION, 1, critical, configuration)?;
         }
         out.table(MOUNTS, 1, critical, mounts)?;

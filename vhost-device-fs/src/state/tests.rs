@@ -314,14 +314,20 @@ fn older_readers_read_what_they_understand_and_refuse_the_rest_by_name() {
 }
 
 #[test]
-fn version_1_cannot_hold_a_configuration() {
-    let mut bytes = Vec::new();
-    assert!(write_state(&typical(), 1, &mut bytes).is_ok());
-    let refusal = write_state(&configured(), 1, &mut Vec::new()).unwrap_err();
-    assert_eq!(
-        refusal.to_string(),
-        "version 1 of the fs state cannot hold --xattrmap, --translate-uid or --translate-gid, version 2 can"
-    );
+fn version_1_cannot_hold_a_configuration_or_locks() {
+    assert!(write_state(&typical(), 1, &mut Vec::new()).is_ok());
+    let refused = |state: &FsState, what: &str| {
+        let refusal = write_state(state, 1, &mut Vec::new()).unwrap_err();
+        let expected = format!("version 1 of the fs state cannot hold {what}, version 2 can");
+        assert_eq!(refusal.to_string(), expected);
+    };
+    let options = "--xattrmap, --translate-uid or --translate-gid";
+    refused(&configured(), options);
+    let locks = "locks that others see, or requests that wait for one";
+    refused(&locked(), locks);
+    let mut waiting = locked();
+    waiting.locks.clear();
+    refused(&waiting, locks);
 }
 
 #[test]
