@@ -15,6 +15,7 @@ use common::file_locks::{conflict, is_held, try_range, unlock, unlock_range, wri
 use common::frontend::Channel;
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
+use tempfile::TempDir;
 use tests::bridge::Bridge;
 use tests::daemon_runner::Daemon;
 use tests::fuse_client::{Client, ROOT, encode};
@@ -339,10 +340,8 @@ fn wanted(handle: u64, owner: u64, kind: i32) -> Vec<u8> {
     })
 }
 
-#[test]
-fn as_many_wait_as_leave_room_on_their_ring_for_who_ends_it() -> Result<()> {
-    const WAITING_MAX: usize = 32;
-    let _alone = alone();
+/// A guest without a kernel that has a file open, its nodeid and its handle.
+fn client_with_file() -> Result<(TempDir, Daemon, Client, u64, u64)> {
     let folder = tempfile::tempdir()?;
     let line = [
         "--remote-posix-locks",
@@ -354,7 +353,14 @@ fn as_many_wait_as_leave_room_on_their_ring_for_who_ends_it() -> Result<()> {
     client.init(init::POSIX_LOCKS)?;
     let read_write = libc::O_RDWR.cast_unsigned();
     let (entry, opened) = client.create(ROOT, "file", read_write, 0o600)?;
-    let (node, handle) = (entry.nodeid, opened.handle);
+    Ok((folder, daemon, client, entry.nodeid, opened.handle))
+}
+
+#[test]
+fn as_many_wait_as_leave_room_on_their_ring_for_who_ends_it() -> Result<()> {
+    const WAITING_MAX: usize = 32;
+    let _alone = alone();
+    let (_folder, _daemon, mut client, node, handle) = client_with_file()?;
     client.call(Opcode::SetLk, node, &wanted(handle, 1, libc::F_WRLCK))?;
 
     // Who is in the way is told, and a lock that makes no sense is refused.
@@ -413,21 +419,11 @@ fn as_many_wait_as_leave_room_on_their_ring_for_who_ends_it() -> Result<()> {
 #[test]
 fn nobody_waits_any_more_when_the_guest_has_rebooted() -> Result<()> {
     let _alone = alone();
-    let folder = tempfile::tempdir()?;
-    let line = [
-        "--remote-posix-locks",
-        "--shared-dir",
-        folder.path().to_str().context("a plain name")?,
-    ];
-    let daemon = Daemon::start("vhost-device-fs", line)?;
-    let mut client = Client::boot(daemon.connect()?)?;
-    client.init(init::POSIX_LOCKS)?;
-    let read_write = libc::O_RDWR.cast_unsigned();
-    let (entry, opened) = client.create(ROOT, "file", read_write, 0o600)?;
+    let (folder, _daemon, mut client, node, handle) = client_with_file()?;
     let host = open(&folder.path().join("file"))?;
     ensure!(locks(&host, true, 0, 0)?);
-    let body = wanted(opened.handle, 1, libc::F_WRLCK);
-    let _never_answered = client.send(Opcode::SetLkW, entry.nodeid, &body)?;
+    let body = wanted(handle, 1, libc::F_WRLCK);
+    let _never_answered = client.send(Opcode::SetLkW, node, &body)?;
     client.machine().stop()?;
     client.machine().reboot()?;
     unlock_range(host.as_fd(), 0, 0)?;

@@ -97,13 +97,8 @@ impl Backend {
         image: Image<'_>,
         command: impl FnOnce(&Path) -> Command,
     ) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("bench-").tempdir()?;
-        let socket = folder.path().join("socket");
-        let log = folder.path().join("log");
-        let mut process = Process::start(name, &mut command(&socket), &log)?;
-        let load = connect(&mut process, &socket)
-            .and_then(|frontend| Load::boot(frontend, kind, image.bytes))
-            .with_context(|| format!("{name}; its log ends with\n{}", tail(&log, 20)))?;
+        let boot = |frontend| Load::boot(frontend, kind, image.bytes);
+        let (process, folder, load) = start(name, command, boot)?;
         let mut backend = Self {
             name,
             load,
@@ -120,7 +115,23 @@ impl Backend {
     }
 }
 
-pub(super) fn connect(process: &mut Process, socket: &Path) -> Result<Frontend> {
+/// Starts a daemon whose socket and log are in a folder of their own, and boots a guest that uses it.
+pub(super) fn start<Guest>(
+    name: &str,
+    command: impl FnOnce(&Path) -> Command,
+    boot: impl FnOnce(Frontend) -> Result<Guest>,
+) -> Result<(Process, TempDir, Guest)> {
+    let folder = tempfile::Builder::new().prefix("bench-").tempdir()?;
+    let socket = folder.path().join("socket");
+    let log = folder.path().join("log");
+    let mut process = Process::start(name, &mut command(&socket), &log)?;
+    let guest = connect(&mut process, &socket)
+        .and_then(boot)
+        .with_context(|| format!("{name}; its log ends with\n{}", tail(&log, 20)))?;
+    Ok((process, folder, guest))
+}
+
+fn connect(process: &mut Process, socket: &Path) -> Result<Frontend> {
     let end = Instant::now() + PATIENCE;
     loop {
         match Frontend::connect(socket) {

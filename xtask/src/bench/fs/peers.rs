@@ -5,15 +5,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::Pid;
 use tempfile::TempDir;
 use tests::daemon_runner::built;
 use tests::load::fs::FsLoad;
-use tests::qemu::process::{Process, tail};
+use tests::qemu::process::Process;
 use tests::tools::virtiofsd_as_released;
 
-use super::super::peers::connect;
+use super::super::peers;
 
 /// Request rings of ours; virtiofsd has one.
 const RINGS: usize = 4;
@@ -62,21 +62,18 @@ pub(super) fn start(share: &Path) -> Result<Vec<Backend>> {
 impl Backend {
     /// Without a sandbox, for with one the process that we start is not the one that works.
     fn start(name: &'static str, program: &Path, share: &Path, options: &[&str]) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("bench-").tempdir()?;
-        let socket = folder.path().join("socket");
-        let log = folder.path().join("log");
-        let mut command = Command::new(program);
-        command
-            .arg("--socket-path")
-            .arg(&socket)
-            .arg("--shared-dir")
-            .arg(share)
-            .args(["--sandbox", "none"])
-            .args(options);
-        let mut process = Process::start(name, &mut command, &log)?;
-        let load = connect(&mut process, &socket)
-            .and_then(FsLoad::boot)
-            .with_context(|| format!("{name}; its log ends with\n{}", tail(&log, 20)))?;
+        let command = |socket: &Path| {
+            let mut command = Command::new(program);
+            command
+                .arg("--socket-path")
+                .arg(socket)
+                .arg("--shared-dir")
+                .arg(share)
+                .args(["--sandbox", "none"])
+                .args(options);
+            command
+        };
+        let (process, folder, load) = peers::start(name, command, FsLoad::boot)?;
         let mut backend = Self {
             name,
             load,
