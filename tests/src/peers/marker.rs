@@ -71,3 +71,54 @@ fn pass_on(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::qemu::channel::damage;
+
+    const MARKER: &[u8] = b"MARKER";
+
+    /// Sends `parts` through a channel that damages what begins with the marker; what arrives.
+    fn sent(parts: &[&[u8]]) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let (listen, forward) = (folder.path().join("in"), folder.path().join("out"));
+        let output = UnixListener::bind(&forward).unwrap();
+        let seen = intercept_at(MARKER, &listen, &forward, damage).unwrap();
+        let mut input = UnixStream::connect(&listen).unwrap();
+        let (mut output, _) = output.accept().unwrap();
+        for part in parts {
+            input.write_all(part).unwrap();
+        }
+        input.shutdown(Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        output.read_to_end(&mut received).unwrap();
+        let has_marker = received.windows(MARKER.len()).any(|bytes| bytes == MARKER);
+        assert_eq!(seen.get(), has_marker);
+        received
+    }
+
+    #[test]
+    fn one_bit_behind_the_marker_is_damaged_and_nothing_else() {
+        let mut stream = vec![7; 70_000];
+        stream.extend(MARKER);
+        stream.extend([9; 300]);
+        let mut expected = stream.clone();
+        expected[70_000 + DAMAGED_OFFSET] ^= 0x10;
+        assert_eq!(sent(&[&stream]), expected);
+        // Cut within the marker, and shortly after it.
+        let parts = [
+            &stream[..70_003],
+            &stream[70_003..70_020],
+            &stream[70_020..],
+        ];
+        assert_eq!(sent(&parts), expected);
+    }
+
+    #[test]
+    fn a_channel_without_the_marker_is_left_alone() {
+        assert_eq!(sent(&[b"MARK", b"ING"]), b"MARKING");
+    }
+}
