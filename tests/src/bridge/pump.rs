@@ -200,7 +200,8 @@ impl Pump {
                 Err(Errno::AGAIN) => break Next::Continue,
                 // The request was interrupted before it was read.
                 Err(Errno::NOENT | Errno::INTR) => continue,
-                Err(Errno::NODEV) => break Next::End,
+                // Unmounted; the second when that happens between the kernel's choice of a request and our reading it.
+                Err(Errno::NODEV | Errno::CONNABORTED) => break Next::End,
                 Err(error) => return Err(error).context("reading /dev/fuse"),
             };
             if let Some(ring) = self.submit_one(slot, size)? {
