@@ -11,6 +11,7 @@ pub mod guest_program;
 pub mod in_process;
 pub mod limited_backend;
 pub mod load;
+pub mod locker;
 pub mod many_files;
 pub mod mounted_share;
 pub mod null_device;

@@ -12,7 +12,7 @@ use super::image::Image;
 use super::modules::Modules;
 use super::provision::{Provision, Tree, progress, provision, stateful_module};
 use super::vm::{Config, Start, Vm};
-use crate::{painter, reserver, workload};
+use crate::{locker, painter, reserver, workload};
 
 /// The guest's end of `tests/src/bin/guest_workload.rs`.
 pub const WORKLOAD: &str = "/bin/guest_workload";
@@ -22,6 +22,9 @@ pub const PAINTER: &str = "/bin/guest_painter";
 
 /// The guest's end of `tests/src/bin/guest_reserver.rs`.
 pub const RESERVER: &str = "/bin/guest_reserver";
+
+/// The guest's end of `tests/src/bin/guest_locker.rs`.
+pub const LOCKER: &str = "/bin/guest_locker";
 
 /// Where the programs of [`Rig::with_tools`] are in the guest.
 const TOOLS: &str = "tools";
@@ -60,6 +63,7 @@ impl Rig {
             (WORKLOAD, workload),
             (PAINTER, painter::program()?),
             (RESERVER, reserver::program()?),
+            (LOCKER, locker::program()?),
         ];
         for (place, program) in programs {
             let data =
