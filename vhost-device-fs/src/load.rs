@@ -18,7 +18,7 @@ use crate::config::{Config, MigrationOnError};
 use crate::fuse::session::{SessionMismatch, SessionOptions};
 use crate::passthrough::{FileSystem, Tables};
 use crate::save::configuration;
-use crate::state::{Difference, FsState, SessionV1};
+use crate::state::{Difference, FsState, HandleV1, SessionV1};
 
 /// Reasons that are told; the rest is counted.
 const REASONS_MAX: usize = 10;
@@ -70,10 +70,10 @@ pub enum Mismatch {
     },
     /// More open files than this back-end has descriptors for.
     #[error(
-        "the state has {descriptors} open files, unlinked inodes and owners of locks, and this back-end keeps descriptors for {descriptors_max} (about a half of --rlimit-nofile)"
+        "the state has {descriptors} open files, unlinked inodes that are not open, and owners of locks, and this back-end keeps descriptors for {descriptors_max} (about a half of --rlimit-nofile)"
     )]
     Descriptors {
-        /// Handles, orphans and owners of locks in the state, without those that are lost.
+        /// Handles, orphans that are not open, and owners of locks in the state, without those that are lost.
         descriptors: usize,
         /// The limit of this back-end.
         descriptors_max: u32,
@@ -134,14 +134,17 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
         .sum();
     let bytes = (state.orphan_data.len() + of_xattrs) as u64;
     let bytes_max = config.orphan_bytes_max;
-    let open = state.handles.iter().filter(|handle| !handle.lost).count();
+    let open = open_handles(state).count();
+    let is_open: HashSet<u64> = open_handles(state).map(|handle| handle.nodeid).collect();
+    let orphans = state.orphans.iter();
+    let orphans = orphans.filter(|orphan| !is_open.contains(&orphan.nodeid));
     let owners: HashSet<_> = state
         .locks
         .iter()
         .filter(|lock| !lock.whole_file)
         .map(|lock| (lock.handle, lock.owner))
         .collect();
-    let descriptors = open + state.orphans.len() + owners.len();
+    let descriptors = open + orphans.count() + owners.len();
     let descriptors_max = config.descriptors_held_max();
     if state.share.xattr && !config.xattr {
         Err(Mismatch::Xattr)
@@ -166,6 +169,10 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     } else {
         Ok(())
     }
+}
+
+fn open_handles(state: &FsState) -> impl Iterator<Item = &HandleV1> {
+    state.handles.iter().filter(|handle| !handle.lost)
 }
 
 /// A state could set by it what the guest itself could not.
@@ -212,6 +219,7 @@ pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), Load
     };
     handles::open(&tables, &source, &mut failures);
     locks::take(&tables, state, &mut failures);
+    unpin_what_is_open(&tables, state);
     if failures.count > 0 {
         match host.config.migration_on_error {
             MigrationOnError::Abort => return Err(LoadError::Host(failures.into())),
@@ -224,6 +232,20 @@ pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), Load
     let tables = file_system.adopt(tables, session);
     verify_in_background(&tables, state);
     Ok(())
+}
+
+/// A guest that has as many files open as it may has them unlinked without a descriptor beside that of the handle
+/// (`passthrough/names.rs`). So it is here.
+fn unpin_what_is_open(tables: &Tables, state: &FsState) {
+    let is_open: HashSet<u64> = open_handles(state).map(|handle| handle.nodeid).collect();
+    for orphan in &state.orphans {
+        if tables.room_for_descriptor().is_ok() {
+            return;
+        }
+        if is_open.contains(&orphan.nodeid) {
+            tables.nodes.unpin(orphan.nodeid);
+        }
+    }
 }
 
 fn session(state: &SessionV1) -> SessionOptions {

@@ -1,5 +1,6 @@
 //! All inodes that the guest knows: looked at together to be saved, and put into another store. Knows no state stream.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::record::Record;
@@ -90,6 +91,18 @@ impl NodeStore {
             let part = self.hash.part(identity, self.identities.len() as u64);
             let identities = exclusive(Self::pick_mut(&mut self.identities, part));
             identities.entry(identity).or_insert(nodeid);
+        }
+    }
+
+    /// Lets go of the descriptor of an inode without a name, to which a handle leads as well.
+    pub(crate) fn unpin(&self, nodeid: u64) {
+        let unpinned = {
+            let mut shard = self.shard(nodeid);
+            let record = shard.records.get_mut(&nodeid);
+            record.and_then(|record| record.pinned.take())
+        };
+        if unpinned.is_some() {
+            self.pinned.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
