@@ -232,8 +232,8 @@ impl FsState {
             }
             let directory = kind == DIRECTORY;
             let names = rest.as_deref().unwrap_or_default();
+            // Any position of a directory: it is a number that a file system made up.
             let sound = (directory || (*position == 0 && rest.is_none()))
-                && *position <= FILE_BYTES_MAX
                 && (rest.is_some() || !only_rest)
                 && names.iter().all(|NameV1 { name, .. }| is_name(name));
             if !sound {
