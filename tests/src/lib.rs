@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod conformance;
 pub mod daemon_runner;
 pub mod fs_daemon;
+pub mod fs_fuzz;
 pub mod fuse_client;
 pub mod gpu;
 pub mod guest;

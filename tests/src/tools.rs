@@ -71,6 +71,12 @@ pub const CARGO_DENY: Tool = Tool {
     version: "0.20.2",
 };
 
+/// Builds programs for a fuzzer, and runs them.
+pub const CARGO_FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+};
+
 impl Tool {
     /// The program; built from the registry the first time, which takes minutes.
     pub fn provide(self) -> Result<PathBuf> {

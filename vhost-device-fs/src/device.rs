@@ -123,6 +123,26 @@ impl FsDevice {
     }
 }
 
+/// Without rings and without a guest: for the fuzz targets.
+#[cfg(feature = "test-kit")]
+impl FsDevice {
+    /// Serves one request on the first request ring. Bytes of its reply; `None` if it waits for a lock.
+    pub fn serve_alone(&self, request: &Request) -> Option<u32> {
+        let lane = self.lanes.get(usize::from(HIGH_PRIORITY_RINGS))?;
+        let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = self.shared.server(true);
+        match server.serve(request, &mut lane.buffers, &mut || {}) {
+            Served::Answered(written) => Some(written),
+            Served::Waits => None,
+        }
+    }
+
+    /// What [`Device::resume`] does to the host.
+    pub fn resume_alone(&self) {
+        self.file_system().take_locks_again();
+    }
+}
+
 fn config_space(config: &Config) -> [u8; CONFIG_SPACE_BYTES] {
     let mut space = [0; CONFIG_SPACE_BYTES];
     let (tag, rings) = space.split_at_mut(TAG_BYTES_MAX);

@@ -6,6 +6,7 @@ mod bench;
 mod checks;
 mod demo;
 mod e2e;
+mod fuzz;
 mod peers;
 mod qemu_module;
 mod state;
@@ -26,6 +27,8 @@ enum Command {
     Demo(demo::Options),
     /// Show that a guest with all devices at once does not notice what is done to its machine
     E2e(e2e::Options),
+    /// Look for inputs that the file system device does not stand
+    Fuzz(fuzz::Options),
     /// Build the module that gives QEMU device types whose state migrates
     QemuModule,
     /// Show or verify a saved device state
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Bench(command) => bench::run(&command),
         Command::Demo(options) => Ok(demo::run(&options)),
         Command::E2e(options) => e2e::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::QemuModule => qemu_module::run(),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),

@@ -36,6 +36,8 @@ pub mod golden;
 mod inspect;
 mod kind;
 mod reader;
+#[cfg(feature = "test-kit")]
+mod repaired;
 mod schema;
 mod stream;
 #[cfg(test)]
@@ -46,6 +48,8 @@ pub use error::{Fault, StateError};
 pub use inspect::{Inspection, SectionRecord, inspect};
 pub use kind::{DeviceKind, UnknownDeviceKind};
 pub use reader::{Section, StateReader, read_state};
+#[cfg(feature = "test-kit")]
+pub use repaired::repaired;
 pub use schema::{NoState, NotMigratable, SchemaSupport, StateSchema};
 pub use stream::{
     CHUNK_BYTES_MAX, FORMAT, HEADER_BYTES, Header, Importance, Limits, SECTION_BYTES_MAX,

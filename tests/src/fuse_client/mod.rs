@@ -317,6 +317,22 @@ impl Client {
     }
 }
 
+/// The error number in a reply to request `unique` (0: success), which must be sound.
+pub fn outcome(reply: &[u8], unique: u64) -> anyhow::Result<i32> {
+    let header = OutHeader::take(&mut &*reply)
+        .with_context(|| format!("a reply of {} bytes", reply.len()))?;
+    anyhow::ensure!(
+        header.len as usize == reply.len() && header.unique == unique,
+        "{header:?} in {} bytes, and {unique} was asked",
+        reply.len()
+    );
+    anyhow::ensure!(
+        header.error == 0 || (-4095..0).contains(&header.error) && reply.len() == OutHeader::SIZE,
+        "{header:?}"
+    );
+    Ok(-header.error)
+}
+
 /// The bytes of a structure.
 pub fn encode(value: &impl Wire) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);

@@ -11,11 +11,14 @@ use tempfile::TempDir;
 use tests::daemon_runner::Daemon;
 use tests::fuse_client::{Answer, Client, ROOT};
 use tests::guest::{Buffer, Table};
-use vhost_device_fs::fuse::abi::{InHeader, Opcode, OutHeader};
+use vhost_device_fs::fuse::abi::{InHeader, Opcode};
 use vhost_device_fs::fuse::wire::Wire;
 
 /// Text of the file outside of the share that nobody may read or change.
 pub(crate) const SECRET: &str = "secret of the host";
+
+/// The number of every request.
+const UNIQUE: u64 = 77;
 
 /// What a file is, as far as an attack could change it.
 #[derive(Debug, PartialEq, Eq)]
@@ -215,7 +218,7 @@ pub(crate) fn request_of_length(len: u32, opcode: u32, nodeid: u64, body: &[u8])
     let header = InHeader {
         len,
         opcode,
-        unique: 77,
+        unique: UNIQUE,
         nodeid,
         ..InHeader::default()
     };
@@ -226,18 +229,7 @@ pub(crate) fn request_of_length(len: u32, opcode: u32, nodeid: u64, body: &[u8])
 
 /// The error number in a reply (0: success), which must be sound.
 pub(crate) fn outcome(reply: &[u8]) -> Result<i32> {
-    let header = OutHeader::take(&mut &*reply)
-        .with_context(|| format!("a reply of {} bytes", reply.len()))?;
-    ensure!(
-        header.len as usize == reply.len() && header.unique == 77,
-        "{header:?} in {} bytes",
-        reply.len()
-    );
-    ensure!(
-        header.error == 0 || (-4095..0).contains(&header.error) && reply.len() == OutHeader::SIZE,
-        "{header:?}"
-    );
-    Ok(-header.error)
+    tests::fuse_client::outcome(reply, UNIQUE)
 }
 
 /// A name as it is in a request.
