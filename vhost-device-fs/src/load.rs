@@ -18,7 +18,7 @@ use crate::config::{Config, MigrationOnError};
 use crate::fuse::session::{SessionMismatch, SessionOptions};
 use crate::passthrough::{FileSystem, Tables};
 use crate::save::configuration;
-use crate::state::{Difference, FsState, HandleV1, SessionV1};
+use crate::state::{Difference, FsState, SessionV1};
 
 /// Reasons that are told; the rest is counted.
 const REASONS_MAX: usize = 10;
@@ -134,17 +134,8 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
         .sum();
     let bytes = (state.orphan_data.len() + of_xattrs) as u64;
     let bytes_max = config.orphan_bytes_max;
-    let open = open_handles(state).count();
-    let is_open: HashSet<u64> = open_handles(state).map(|handle| handle.nodeid).collect();
-    let orphans = state.orphans.iter();
-    let orphans = orphans.filter(|orphan| !is_open.contains(&orphan.nodeid));
-    let owners: HashSet<_> = state
-        .locks
-        .iter()
-        .filter(|lock| !lock.whole_file)
-        .map(|lock| (lock.handle, lock.owner))
-        .collect();
-    let descriptors = open + orphans.count() + owners.len();
+    let held = Held::by(state);
+    let descriptors = held.descriptors() - held.open_orphans.len();
     let descriptors_max = config.descriptors_held_max();
     if state.share.xattr && !config.xattr {
         Err(Mismatch::Xattr)
@@ -171,8 +162,34 @@ fn fits(config: &Config, state: &FsState) -> Result<(), Mismatch> {
     }
 }
 
-fn open_handles(state: &FsState) -> impl Iterator<Item = &HandleV1> {
-    state.handles.iter().filter(|handle| !handle.lost)
+/// What the guest holds descriptors by, when all is loaded.
+struct Held {
+    handles: usize,
+    /// Nodeids of unlinked inodes that handles lead to as well.
+    open_orphans: Vec<u64>,
+    other_orphans: usize,
+    lock_owners: usize,
+}
+
+impl Held {
+    fn by(state: &FsState) -> Self {
+        let handles = state.handles.iter().filter(|handle| !handle.lost);
+        let open: HashSet<u64> = handles.clone().map(|handle| handle.nodeid).collect();
+        let orphans = state.orphans.iter().map(|orphan| orphan.nodeid);
+        let open_orphans: Vec<_> = orphans.filter(|nodeid| open.contains(nodeid)).collect();
+        let locks = state.locks.iter().filter(|lock| !lock.whole_file);
+        let owners: HashSet<_> = locks.map(|lock| (lock.handle, lock.owner)).collect();
+        Self {
+            handles: handles.count(),
+            other_orphans: state.orphans.len() - open_orphans.len(),
+            open_orphans,
+            lock_owners: owners.len(),
+        }
+    }
+
+    fn descriptors(&self) -> usize {
+        self.handles + self.open_orphans.len() + self.other_orphans + self.lock_owners
+    }
 }
 
 /// A state could set by it what the guest itself could not.
@@ -218,8 +235,8 @@ pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), Load
         writeback,
     };
     handles::open(&tables, &source, &mut failures);
-    locks::take(&tables, state, &mut failures);
     unpin_what_is_open(&tables, state);
+    locks::take(&tables, state, &mut failures);
     if failures.count > 0 {
         match host.config.migration_on_error {
             MigrationOnError::Abort => return Err(LoadError::Host(failures.into())),
@@ -237,14 +254,12 @@ pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), Load
 /// A guest that has as many files open as it may has them unlinked without a descriptor beside that of the handle
 /// (`passthrough/names.rs`). So it is here.
 fn unpin_what_is_open(tables: &Tables, state: &FsState) {
-    let is_open: HashSet<u64> = open_handles(state).map(|handle| handle.nodeid).collect();
-    for orphan in &state.orphans {
-        if tables.room_for_descriptor().is_ok() {
-            return;
-        }
-        if is_open.contains(&orphan.nodeid) {
-            tables.nodes.unpin(orphan.nodeid);
-        }
+    let held = Held::by(state);
+    let descriptors_max = tables.host.config.descriptors_held_max();
+    let descriptors_max = usize::try_from(descriptors_max).unwrap_or(usize::MAX);
+    let too_many = held.descriptors().saturating_sub(descriptors_max);
+    for nodeid in held.open_orphans.iter().take(too_many) {
+        tables.nodes.unpin(*nodeid);
     }
 }
 

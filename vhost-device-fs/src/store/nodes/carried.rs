@@ -80,13 +80,14 @@ impl NodeStore {
                 .change(|all| all.retain(|location| !unknown.contains(&location.parent)));
         }
         record.references = 0;
-        if record.pinned.is_some() {
-            *self.pinned.get_mut() += 1;
-        }
         let (nodeid, identity, lost) = (record.nodeid, record.identity, record.lost);
-        self.shard_mut(nodeid)
-            .records
-            .insert(nodeid, Box::new(record));
+        let pinned = usize::from(record.pinned.is_some());
+        let records = &mut self.shard_mut(nodeid).records;
+        // The root was there before.
+        let replaced = records.insert(nodeid, Box::new(record));
+        let unpinned = usize::from(replaced.is_some_and(|record| record.pinned.is_some()));
+        let count = self.pinned.get_mut();
+        *count = *count + pinned - unpinned;
         if !lost {
             let part = self.hash.part(identity, self.identities.len() as u64);
             let identities = exclusive(Self::pick_mut(&mut self.identities, part));

@@ -304,8 +304,22 @@ fn pinned_descriptors_are_counted() {
     let temporary = store.found(temporary, None).unwrap().nodeid;
     store.pin(temporary, descriptor_of_own());
     assert_eq!(store.pinned(), 3);
+    store.unpin(temporary);
+    store.unpin(temporary);
+    assert_eq!(store.pinned(), 2);
     store.forget(nodeid, 1);
     store.forget(temporary, 1);
+    assert_eq!(store.pinned(), 1);
+}
+
+/// Found by fuzzing: the root was counted twice behind a migration.
+#[test]
+fn a_record_that_takes_the_place_of_another_is_counted_once() {
+    let mut store = store();
+    store.place(Record {
+        pinned: Some(descriptor()),
+        ..Record::new(ROOT_NODEID, sighting(2, FileKind::Directory))
+    });
     assert_eq!(store.pinned(), 1);
 }
 
