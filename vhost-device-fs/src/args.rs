@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser};
 use common::args::{DaemonArgs, Level};
 use common::daemon::Logging;
+use common::sandbox::IdMaps;
 
 use crate::config::{
     BUSY_POLL_US, BUSY_POLL_US_MAX, Cache, Config, MigrationOnError, REQUEST_RINGS_MAX,
@@ -46,6 +47,9 @@ pub enum ArgsError {
         "--posix-acl cannot be used with --translate-uid and --translate-gid, which do not reach into ACLs"
     )]
     TranslatedAcls,
+    /// Ids of a namespace that is not made.
+    #[error("--uid-map and --gid-map take --sandbox=namespace")]
+    MapsWithoutNamespace,
     /// The host inherits ACLs by their own names only.
     #[error(
         "--posix-acl cannot be used with an --xattrmap that does not pass {0} through unchanged: end it with rules such as :ok:all:system.posix_acl_:system.posix_acl_: before those that catch it"
@@ -197,8 +201,8 @@ pub struct CompatibilityArgs {
     #[arg(long, value_name = "NUMBER")]
     pub thread_pool_size: Option<usize>,
 
-    /// Only `never` and `prefer`, without effect: files are found by name, and few descriptors are kept open
-    #[arg(long, value_name = "WHEN", require_equals = true)]
+    /// No effect: an inode costs no descriptor in any case, and no file handle is needed for that
+    #[arg(long, value_name = "WHEN", require_equals = true, value_parser = ["never", "prefer", "mandatory", "fallback"])]
     pub inode_file_handles: Option<String>,
 
     /// Logs to the system's log instead of standard error
@@ -238,41 +242,20 @@ impl CompatibilityArgs {
     fn check(&self) -> Result<(), ArgsError> {
         let Self {
             thread_pool_size: _,
-            inode_file_handles,
+            inode_file_handles: _,
             syslog: _,
             legacy,
             foreground: _,
             debug: _,
         } = self;
-        let when = ["never", "prefer", "fallback"];
-        only(&when, inode_file_handles, "--inode-file-handles", BY_NAME)?;
         // `expand` has taken them away, but for one that hides behind another short option.
         never(!legacy.is_empty(), "-o", BY_ITSELF)
     }
 }
 
 // What an operator can do instead.
-const BY_NAME: &str = "use never, files are found by name";
 const BY_ITSELF: &str = "write it by itself, not behind other letters";
 const LANDLOCK: &str = "use namespace, or none: Landlock keeps the daemon in the share with both";
-const OWN_NAMESPACE: &str = "start the daemon inside a user namespace";
-
-/// Refuses an option with any value but those that ask for what happens anyway.
-#[expect(clippy::ref_option, reason = "it is how clap keeps an option")]
-fn only(
-    accepted: &[&str],
-    value: &Option<String>,
-    option: &str,
-    instead: &'static str,
-) -> Result<(), ArgsError> {
-    match value {
-        Some(value) if !accepted.contains(&value.as_str()) => Err(ArgsError::NotAvailable {
-            option: format!("{option}={value}"),
-            instead,
-        }),
-        _ => Ok(()),
-    }
-}
 
 /// Refuses an option.
 fn never(present: bool, option: &str, instead: &'static str) -> Result<(), ArgsError> {
@@ -292,6 +275,10 @@ impl TryFrom<&FsArgs> for Config {
         let chroot = args.sandbox.sandbox == Some(Mode::Chroot);
         never(chroot, "--sandbox=chroot", LANDLOCK)?;
         let (share, identity) = (&args.share, &args.identity);
+        let maps = !identity.uid_map.is_empty() || !identity.gid_map.is_empty();
+        if maps && args.sandbox.sandbox == Some(Mode::None) {
+            return Err(ArgsError::MapsWithoutNamespace);
+        }
         if let Some(tag) = &share.tag
             && !(1..=TAG_BYTES_MAX).contains(&tag.len())
         {
@@ -313,8 +300,10 @@ impl TryFrom<&FsArgs> for Config {
             posix_acl: identity.posix_acl,
             xattr_map: identity.xattrmap.clone(),
             translations: identity.translations()?,
-            uid_map: identity.uid_map.clone(),
-            gid_map: identity.gid_map.clone(),
+            id_maps: IdMaps {
+                users: identity.uid_map.clone(),
+                groups: identity.gid_map.clone(),
+            },
             readonly: share.readonly,
             allow_direct_io: share.allow_direct_io,
             allow_mmap: share.allow_mmap && matches!(share.cache, Cache::Never | Cache::Metadata),
@@ -431,7 +420,7 @@ mod tests {
         assert!(config(&kubevirt).is_ok());
         let others = [
             "--thread-pool-size=4",
-            "--inode-file-handles=prefer",
+            "--inode-file-handles=mandatory",
             "--migration-mode=file-handles",
             "--sandbox=namespace",
             "--seccomp=log",
@@ -448,13 +437,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_by_name() {
         let refused = [
-            (
-                "--inode-file-handles=mandatory",
-                "--inode-file-handles=mandatory",
-            ),
             ("--sandbox=chroot", "--sandbox=chroot"),
-            ("--uid-map=:0:100000:65536:", "--uid-map"),
-            ("--gid-map=:0:100000:65536:", "--gid-map"),
             ("-fosource=/", "-o"),
         ];
         for (argument, name) in refused {

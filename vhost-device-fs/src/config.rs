@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use common::id_map::IdMap;
+use common::sandbox::IdMaps;
 
 use crate::translation::Translations;
 use crate::xattr_map::XattrMap;
@@ -99,10 +99,8 @@ pub struct Config {
     pub xattr_map: Option<XattrMap>,
     /// Other ids for users and groups on the host.
     pub translations: Translations,
-    /// Users of the user namespace that the daemon is to run in, if there are any.
-    pub uid_map: Vec<IdMap>,
-    /// Its groups.
-    pub gid_map: Vec<IdMap>,
+    /// Users and groups of the user namespace that the daemon is to run in, if there are any.
+    pub id_maps: IdMaps,
     /// Nothing on the share may be changed.
     pub readonly: bool,
     /// `O_DIRECT` of the guest reaches the host's files.
@@ -159,8 +157,7 @@ impl Config {
             posix_acl: Negotiation::default(),
             xattr_map: None,
             translations: Translations::default(),
-            uid_map: Vec::new(),
-            gid_map: Vec::new(),
+            id_maps: IdMaps::default(),
             readonly: false,
             allow_direct_io: false,
             allow_mmap: false,

@@ -37,7 +37,9 @@ fn run(args: &FsArgs) -> Result<(), DaemonError> {
         directory: config.shared_dir.clone(),
         readonly: config.readonly,
     };
-    let Some((shared_dir, entrance)) = sandbox::start(&args.sandbox, share, entrance)? else {
+    let Some((shared_dir, entrance)) =
+        sandbox::start(&args.sandbox, share, &config.id_maps, entrance)?
+    else {
         return Ok(());
     };
     let config = Config {

@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 use common::daemon::{DaemonError, Entrance};
 use common::sandbox::calls::{any, one_of};
 use common::sandbox::{
-    Access, Call, CapabilitySet, ConfinementArgs, Namespaces, Place, Policy, Reachable, Share,
-    confine, enter,
+    Access, Call, CapabilitySet, ConfinementArgs, IdMaps, Namespaces, Place, Policy, Reachable,
+    Share, confine, enter,
 };
 
 /// Options of the sandbox.
@@ -119,11 +119,12 @@ pub fn policy(share: &Path, readonly: bool) -> Policy {
 pub fn start(
     args: &SandboxArgs,
     share: Share,
+    maps: &IdMaps,
     mut entrance: Entrance,
 ) -> Result<Option<(PathBuf, Entrance)>, DaemonError> {
     let readonly = share.readonly;
     let outside = share.directory.clone();
-    let Some(namespaces) = namespaces(args.sandbox, share)? else {
+    let Some(namespaces) = namespaces(args.sandbox, share, maps)? else {
         let mut policy = policy(&outside, readonly);
         if let Some(paths) = &mut policy.paths {
             paths.extend(entrance.reachable());
@@ -149,20 +150,23 @@ pub fn start(
     }
 }
 
-/// The namespaces to make, if any.
-fn namespaces(mode: Option<Mode>, share: Share) -> Result<Option<Namespaces>, DaemonError> {
+/// The namespaces to make, if any. With ids of the operator's, there is no going on without them.
+fn namespaces(
+    mode: Option<Mode>,
+    share: Share,
+    maps: &IdMaps,
+) -> Result<Option<Namespaces>, DaemonError> {
+    let namespaces = Namespaces::new(share).with_maps(maps);
     match mode {
-        Some(Mode::Namespace) => Ok(Some(Namespaces::new(share))),
+        Some(Mode::Namespace) => Ok(Some(namespaces)),
         Some(Mode::None | Mode::Chroot) => Ok(None),
-        None => {
-            let namespaces = Namespaces::new(share);
-            match namespaces.attempt()? {
-                Ok(()) => Ok(Some(namespaces)),
-                Err(why) => {
-                    log::warn!("{why}; serving without them, as with --sandbox=none");
-                    Ok(None)
-                }
+        None if !maps.is_empty() => Ok(Some(namespaces)),
+        None => match namespaces.attempt()? {
+            Ok(()) => Ok(Some(namespaces)),
+            Err(why) => {
+                log::warn!("{why}; serving without them, as with --sandbox=none");
+                Ok(None)
             }
-        }
+        },
     }
 }

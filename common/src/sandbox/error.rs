@@ -15,6 +15,9 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// The user namespace does not get the ids that were asked for.
+    #[error("host: no user namespace with these ids: {0}")]
+    Maps(String),
     /// The file system of one directory cannot be made.
     #[error("host: no file system for the sandbox: {doing}; --sandbox=none goes on without one")]
     Mount {

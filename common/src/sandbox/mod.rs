@@ -8,7 +8,7 @@
 //!
 //! | layer | what is left | file |
 //! |---|---|---|
-//! | namespaces | a file system of one directory, no network, no other process | `namespaces.rs` |
+//! | namespaces | a file system of one directory, no network, no other process, perhaps other ids | `namespaces.rs`, `id_maps.rs` |
 //! | capabilities | those of the policy, no new ones | `capabilities.rs` |
 //! | Landlock | files beneath the paths of the policy, no TCP, no abstract sockets, no signals | `paths.rs` |
 //! | seccomp | system calls that a device makes, with the arguments that it makes them with | `calls.rs`, `filter.rs` |
@@ -18,6 +18,8 @@ pub mod calls;
 mod capabilities;
 mod error;
 mod filter;
+mod id_maps;
+mod link;
 mod namespaces;
 mod paths;
 mod raw;
@@ -28,6 +30,7 @@ use std::path::PathBuf;
 pub use args::{Action, CapabilityChange, ConfinementArgs};
 pub use calls::Call;
 pub use error::SandboxError;
+pub use id_maps::IdMaps;
 pub use namespaces::{Namespaces, Share};
 pub use rustix::thread::CapabilitySet;
 pub use supervisor::{Place, Supervised, enter};

@@ -21,6 +21,7 @@ use rustix::mount::{
 use rustix::process::{fchdir, getegid, geteuid, pivot_root};
 use rustix::thread::{CapabilitySet, UnshareFlags, capabilities};
 
+use super::id_maps::IdMaps;
 use super::{SandboxError, raw, supervisor};
 
 /// Where the share is inside.
@@ -39,8 +40,11 @@ pub struct Share {
 #[derive(Clone, Debug)]
 pub struct Namespaces {
     share: Share,
-    /// Without privilege, the others are made inside a user namespace. In there this user is who he is outside.
+    /// Without privilege, the others are made inside a user namespace. In there this user is who he is outside, unless `maps` say
+    /// otherwise.
     user: bool,
+    /// The ids in that user namespace, if the operator wishes for others.
+    maps: Option<IdMaps>,
     /// What this process is capable of now; whoever makes a user namespace is capable of all in there.
     held: CapabilitySet,
 }
@@ -51,7 +55,31 @@ impl Namespaces {
         let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
         // Root without that privilege has others, which mean nothing in a user namespace that knows no other user.
         let user = !held.contains(CapabilitySet::SYS_ADMIN) && !geteuid().is_root();
-        Self { share, user, held }
+        Self {
+            share,
+            user,
+            maps: None,
+            held,
+        }
+    }
+
+    /// The same inside of a user namespace with ids of the operator's, if there are any: whoever serves is root in there.
+    #[must_use]
+    pub fn with_maps(self, maps: &IdMaps) -> Self {
+        if maps.is_empty() {
+            return self;
+        }
+        Self {
+            user: true,
+            maps: Some(maps.completed()),
+            held: CapabilitySet::all(),
+            ..self
+        }
+    }
+
+    /// The ids to give to the user namespace from outside.
+    pub(super) fn maps(&self) -> Option<&IdMaps> {
+        self.maps.as_ref()
     }
 
     /// Whether they can be had; the text says why not. This process stays as it is.
@@ -74,15 +102,27 @@ impl Namespaces {
     }
 
     /// Enters the new namespaces that a child of this process will be in; of these, it is not in the one for processes itself.
-    pub(super) fn leave_old(&self) -> Result<(), SandboxError> {
+    ///
+    /// `ask_for_maps` has the process outside write [`maps`](Self::maps). The shared directory is where we are from then on: who
+    /// becomes somebody else may not find the way to it.
+    pub(super) fn leave_old(
+        &self,
+        ask_for_maps: impl FnOnce() -> Result<(), SandboxError>,
+    ) -> Result<(), SandboxError> {
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        rustix::process::chdir(&self.share.directory).map_err(SandboxError::mount(
+            "the shared directory cannot be entered",
+        ))?;
         let mut flags = UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWIPC;
         flags.set(UnshareFlags::NEWUSER, self.user);
         raw::unshare(flags).map_err(|errno| SandboxError::Unshare {
             hint: self.hint(errno),
             source: errno.into(),
         })?;
-        if self.user {
+        if let Some(maps) = &self.maps {
+            ask_for_maps()?;
+            maps.become_first()?;
+        } else if self.user {
             let written = std::fs::write("/proc/self/setgroups", "deny")
                 .and_then(|()| std::fs::write("/proc/self/uid_map", format!("{user} {user} 1")))
                 .and_then(|()| std::fs::write("/proc/self/gid_map", format!("{group} {group} 1")));
@@ -122,7 +162,7 @@ impl Namespaces {
         // What the host mounts beneath the share later is to appear; what we mount is nobody's business.
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         mount_change("/", slave).map_err(E::mount("mounts cannot be told from the host's"))?;
-        let directory = directory(&self.share.directory)
+        let directory = openat(CWD, ".", DIRECTORY, Mode::empty())
             .map_err(E::mount("the shared directory cannot be opened"))?;
         let tree = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
         let tree = tree | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -182,10 +222,6 @@ fn empty_root() -> Result<OwnedFd, Errno> {
 }
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
-fn directory(path: &Path) -> Result<OwnedFd, Errno> {
-    openat(CWD, path, DIRECTORY, Mode::empty())
-}
 
 /// Mounts `tree` on `place`.
 fn attach(tree: &OwnedFd, place: &OwnedFd) -> Result<(), Errno> {

@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args};
 use common::id_map::IdMap;
 
-use super::{ArgsError, OWN_NAMESPACE, never};
+use super::ArgsError;
 use crate::config::Negotiation;
 use crate::translation::{Translation, TranslationOption, Translations};
 use crate::xattr_map::{HostName, XattrMap};
@@ -41,10 +41,14 @@ pub struct IdentityArgs {
     #[arg(long, value_name = "TYPE:SOURCE:TARGET:COUNT", action = ArgAction::Append)]
     pub translate_gid: Vec<TranslationOption>,
 
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub(super) uid_map: Vec<IdMap>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub(super) gid_map: Vec<IdMap>,
+    /// Users of a user namespace that the daemon serves in, as its root: :GUEST:HOST:COUNT:, with any separator; may be repeated.
+    /// Takes privilege, or newuidmap and a range in /etc/subuid
+    #[arg(long, value_name = ":GUEST:HOST:COUNT:", action = ArgAction::Append)]
+    pub uid_map: Vec<IdMap>,
+
+    /// The same for groups
+    #[arg(long, value_name = ":GUEST:HOST:COUNT:", action = ArgAction::Append)]
+    pub gid_map: Vec<IdMap>,
 }
 
 impl IdentityArgs {
@@ -65,10 +69,8 @@ impl IdentityArgs {
         })
     }
 
-    /// Refuses what contradicts itself, and what would not be done.
+    /// Refuses what contradicts itself.
     pub(super) fn check(&self) -> Result<(), ArgsError> {
-        never(!self.uid_map.is_empty(), "--uid-map", OWN_NAMESPACE)?;
-        never(!self.gid_map.is_empty(), "--gid-map", OWN_NAMESPACE)?;
         if self.posix_acl == Negotiation::Never {
             return Ok(());
         }

@@ -47,6 +47,9 @@ const GUEST_TOOLS: [&str; 2] = ["attr", "sg3-utils"];
 /// What virtiofsd links with.
 const FS_PEER_LIBRARIES: [&str; 2] = ["libseccomp-dev", "libcap-ng-dev"];
 
+/// Holds newuidmap and newgidmap.
+const ID_MAP_TOOLS: &str = "uidmap";
+
 /// Holds QEMU's own vhost-user-gpu, among much that is for people who look.
 const GPU_PEER: &str = "qemu-system-gui";
 
@@ -179,6 +182,19 @@ pub fn guest_tools() -> Result<Tree> {
     };
     apt::unpack(tree.folder(), wanted, RECIPE).context("cannot fetch small programs for guests")?;
     Ok(tree)
+}
+
+/// Finds or fetches the programs that give ids to the user namespaces of others: the folder that they are in, without the bit that
+/// gives them the privilege for it.
+pub fn id_map_tools() -> Result<PathBuf> {
+    let (cache, _lock) = cache()?;
+    let tree = cache.join("id-map-tools");
+    let wanted = apt::Wanted {
+        alone: vec![ID_MAP_TOOLS.to_owned()],
+        ..apt::Wanted::default()
+    };
+    apt::unpack(&tree, wanted, RECIPE).context("cannot fetch newuidmap and newgidmap")?;
+    Ok(tree.join("usr/bin"))
 }
 
 /// Finds or fetches the GPU that comes with QEMU, for comparison: the program `vhost-user-gpu`.
