@@ -123,6 +123,34 @@ fn without_namespaces_the_other_layers_stay() -> Result<()> {
 }
 
 #[test]
+fn a_root_of_its_own_has_nothing_in_it_but_descriptors() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let mut daemon = start(share.path(), &["--sandbox=chroot"])?;
+    check_process(&daemon, KEPT)?;
+    let id = daemon.id().as_raw_nonzero();
+    let root = fs::read_link(format!("/proc/{id}/root"))?;
+    ensure!(
+        root == Path::new(&format!("/proc/{id}/fd")),
+        "{}",
+        root.display()
+    );
+    let log = daemon.log()?;
+    ensure!(
+        log.contains("namespaces none, but a root of its own"),
+        "{log}"
+    );
+    ends_with_its_socket(&mut daemon)?;
+
+    let folder = tempfile::tempdir()?;
+    let program = program_behind(folder.path(), "--bounding-set=-sys_chroot")?;
+    let share = format!("--shared-dir={}", share.path().display());
+    let refused = Daemon::start_at(&program, [&share, "--sandbox=chroot"]);
+    let error = format!("{:#}", refused.err().context("it has started")?);
+    ensure!(error.contains("CAP_SYS_CHROOT"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn without_privilege_a_user_namespace_holds_the_others() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let options = format!("--reuid={USER} --regid={USER} --clear-groups");

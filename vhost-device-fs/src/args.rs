@@ -255,7 +255,6 @@ impl CompatibilityArgs {
 
 // What an operator can do instead.
 const BY_ITSELF: &str = "write it by itself, not behind other letters";
-const LANDLOCK: &str = "use namespace, or none: Landlock keeps the daemon in the share with both";
 
 /// Refuses an option.
 fn never(present: bool, option: &str, instead: &'static str) -> Result<(), ArgsError> {
@@ -272,11 +271,9 @@ impl TryFrom<&FsArgs> for Config {
     fn try_from(args: &FsArgs) -> Result<Self, ArgsError> {
         args.compatibility.check()?;
         args.identity.check()?;
-        let chroot = args.sandbox.sandbox == Some(Mode::Chroot);
-        never(chroot, "--sandbox=chroot", LANDLOCK)?;
         let (share, identity) = (&args.share, &args.identity);
         let maps = !identity.uid_map.is_empty() || !identity.gid_map.is_empty();
-        if maps && args.sandbox.sandbox == Some(Mode::None) {
+        if maps && matches!(args.sandbox.sandbox, Some(Mode::None | Mode::Chroot)) {
             return Err(ArgsError::MapsWithoutNamespace);
         }
         if let Some(tag) = &share.tag
@@ -422,7 +419,7 @@ mod tests {
             "--thread-pool-size=4",
             "--inode-file-handles=mandatory",
             "--migration-mode=file-handles",
-            "--sandbox=namespace",
+            "--sandbox=chroot",
             "--seccomp=log",
             "--modcaps=-mknod:+sys_admin",
             "--posix-acl=never",
@@ -436,10 +433,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_by_name() {
-        let refused = [
-            ("--sandbox=chroot", "--sandbox=chroot"),
-            ("-fosource=/", "-o"),
-        ];
+        let refused = [("-fosource=/", "-o")];
         for (argument, name) in refused {
             let error = config(&[argument]).unwrap_err().to_string();
             assert!(

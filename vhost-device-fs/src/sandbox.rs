@@ -10,7 +10,7 @@ use common::daemon::{DaemonError, Entrance};
 use common::sandbox::calls::{any, one_of};
 use common::sandbox::{
     Access, Call, CapabilitySet, ConfinementArgs, IdMaps, Namespaces, Place, Policy, Reachable,
-    Share, confine, enter,
+    Share, confine, enter, enter_own_root, keep,
 };
 
 /// Options of the sandbox.
@@ -30,7 +30,7 @@ pub struct SandboxArgs {
 pub enum Mode {
     /// New ones, in which the share is all there is; it is an error if they cannot be had
     Namespace,
-    /// Not available: Landlock confines the daemon to the share in any case, and holds against root
+    /// Those it was started in, but a root of its own, in which there is nothing; takes `CAP_SYS_CHROOT`
     Chroot,
     /// Those it was started in; Landlock and seccomp confine it all the same
     None,
@@ -125,12 +125,20 @@ pub fn start(
     let readonly = share.readonly;
     let outside = share.directory.clone();
     let Some(namespaces) = namespaces(args.sandbox, share, maps)? else {
-        let mut policy = policy(&outside, readonly);
+        let (share, says) = if args.sandbox == Some(Mode::Chroot) {
+            entrance.move_file(keep)?;
+            let share = keep(&outside)?;
+            enter_own_root()?;
+            (share, "none, but a root of its own")
+        } else {
+            (outside, "none")
+        };
+        let mut policy = policy(&share, readonly);
         if let Some(paths) = &mut policy.paths {
             paths.extend(entrance.reachable());
         }
-        confine(&policy, &args.confinement, "none")?;
-        return Ok(Some((outside, entrance)));
+        confine(&policy, &args.confinement, says)?;
+        return Ok(Some((share, entrance)));
     };
     match enter(&namespaces)? {
         Place::Outside(inside) => {

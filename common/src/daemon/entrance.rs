@@ -66,6 +66,22 @@ impl Entrance {
         Ok(Self { socket, file: None })
     }
 
+    /// The folder of a socket of ours will have another path, that `moved` gives for its present one.
+    pub fn move_file<E>(
+        &mut self,
+        moved: impl FnOnce(&Path) -> Result<PathBuf, E>,
+    ) -> Result<(), E> {
+        let Some(folder) = self.reachable() else {
+            return Ok(());
+        };
+        if let Some(SocketFile(path)) = &mut self.file
+            && let Some(name) = path.file_name()
+        {
+            *path = moved(&folder.path)?.join(name);
+        }
+        Ok(())
+    }
+
     /// What must stay reachable, so that a socket of ours can be removed in the end: its folder.
     pub fn reachable(&self) -> Option<Reachable> {
         let folder = self.file.as_ref()?.0.parent()?;

@@ -2,13 +2,14 @@
 //! find nothing in it that the device does not need.
 //!
 //! Knows layers, and no device: a device says what it needs in a [`Policy`]. Each layer holds by itself and, but for the
-//! namespaces of a privileged daemon, needs no privilege. The order matters: mounts cannot be made once Landlock is on, the
+//! namespaces of a privileged daemon and another root, needs no privilege. The order matters: mounts cannot be made once Landlock is on, the
 //! filter of system calls forbids what sets up all the others, and what is given up is given up by this thread and those it
 //! starts later. So [`confine`] comes before the first thread.
 //!
 //! | layer | what is left | file |
 //! |---|---|---|
 //! | namespaces | a file system of one directory, no network, no other process, perhaps other ids | `namespaces.rs`, `id_maps.rs` |
+//! | root, in place of namespaces | a root in which there are the process's own descriptors | `own_root.rs` |
 //! | capabilities | those of the policy, no new ones | `capabilities.rs` |
 //! | Landlock | files beneath the paths of the policy, no TCP, no abstract sockets, no signals | `paths.rs` |
 //! | seccomp | system calls that a device makes, with the arguments that it makes them with | `calls.rs`, `filter.rs` |
@@ -21,6 +22,7 @@ mod filter;
 mod id_maps;
 mod link;
 mod namespaces;
+mod own_root;
 mod paths;
 mod raw;
 mod supervisor;
@@ -32,6 +34,7 @@ pub use calls::Call;
 pub use error::SandboxError;
 pub use id_maps::IdMaps;
 pub use namespaces::{Namespaces, Share};
+pub use own_root::{enter_own_root, keep};
 pub use rustix::thread::CapabilitySet;
 pub use supervisor::{Place, Supervised, enter};
 

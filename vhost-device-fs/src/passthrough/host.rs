@@ -5,9 +5,9 @@
 
 use std::ffi::CStr;
 use std::fmt::Write as _;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx};
 use rustix::io::Errno;
@@ -31,6 +31,26 @@ pub enum ConfigurationError {
     /// The way by which descriptors are opened again is missing.
     #[error("host: /proc/self/fd cannot be opened; is /proc mounted?")]
     Proc(#[source] Errno),
+}
+
+/// Where this process finds its own descriptors: in a root that was made for it, that is all there is (`common::sandbox`).
+static DESCRIPTORS: OnceLock<&str> = OnceLock::new();
+const IN_PROC: &str = "/proc/self/fd/";
+const IN_ROOT: &str = "/";
+/// `f_type` of proc (`linux/magic.h`).
+const PROC: u64 = 0x9fa0;
+
+/// Opens the folder of our own descriptors.
+fn open_descriptors(flags: OFlags) -> FsResult<OwnedFd> {
+    let open = |path| rustix::fs::openat(CWD, path, flags, Mode::empty());
+    let root = open(IN_ROOT)?;
+    let (folder, path) = if file_system_type(root.as_fd())? == PROC {
+        (root, IN_ROOT)
+    } else {
+        (open(IN_PROC)?, IN_PROC)
+    };
+    DESCRIPTORS.get_or_init(|| path);
+    Ok(folder)
 }
 
 /// Never leave the directory, and follow no link of any sort.
@@ -59,8 +79,7 @@ impl Host {
                 source,
             },
         )?;
-        let proc_self_fd = rustix::fs::openat(CWD, c"/proc/self/fd", directory, Mode::empty())
-            .map_err(ConfigurationError::Proc)?;
+        let proc_self_fd = open_descriptors(directory).map_err(ConfigurationError::Proc)?;
         Ok(Self {
             config: config.clone(),
             root: Arc::new(root),
@@ -151,9 +170,9 @@ pub(crate) struct ProcPath {
 }
 
 impl ProcPath {
-    /// `/proc/self/fd/N`.
+    /// `/proc/self/fd/N`, or where else our descriptors are.
     pub(crate) fn new(descriptor: BorrowedFd<'_>) -> Self {
-        Self::with_prefix("/proc/self/fd/", descriptor)
+        Self::with_prefix(DESCRIPTORS.get().unwrap_or(&IN_PROC), descriptor)
     }
 
     /// `N` alone, relative to `/proc/self/fd`.
