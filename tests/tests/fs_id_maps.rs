@@ -106,6 +106,16 @@ fn a_guests_users_are_others_on_the_host_and_stay_so() -> Result<()> {
         .migrate_to(second.connect()?, Manner::QEMU)
         .with_context(|| second.log().unwrap_or_default())?;
     check(&mut deleted).context("after the migration")?;
+    // With other users behind the same numbers, files would change their owners.
+    let other = start(share.path(), &["--uid-map=:0:300000:65536:", MAPS[1]])?;
+    let refused = bridge.migrate_to(other.connect()?, Manner::QEMU);
+    ensure!(refused.is_err(), "it has moved");
+    ensure!(
+        other.log()?.contains("--uid-map of the source"),
+        "{}",
+        other.log()?
+    );
+    check(&mut deleted).context("after a refusal")?;
     drop(deleted);
     bridge.unmount()?;
     Ok(())

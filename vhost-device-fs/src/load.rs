@@ -17,7 +17,7 @@ use common::device::LoadError;
 use crate::config::{Config, MigrationOnError};
 use crate::fuse::session::{SessionMismatch, SessionOptions};
 use crate::passthrough::{FileSystem, Tables};
-use crate::save::configuration;
+use crate::save::{configuration, id_maps};
 use crate::state::{Difference, FsState, SessionV1};
 
 /// Reasons that are told; the rest is counted.
@@ -227,6 +227,14 @@ pub(crate) fn load(file_system: &FileSystem, state: &FsState) -> Result<(), Load
     tables.nodes.set_next(state.share.next_nodeid);
     let mut failures = Failures::default();
     let same_mounts = nodes::place(&mut tables, state, &mut failures);
+    // On a copy, who made it has seen to the owners.
+    if same_mounts.contains(&true)
+        && let Some(difference) = state.id_maps.difference(&id_maps(&host.config))
+    {
+        return Err(LoadError::Mismatch(
+            Mismatch::Configuration(difference).into(),
+        ));
+    }
     let session = state.session.as_ref().map(session);
     let writeback = session.is_some_and(|session| session.writeback());
     let source = handles::Source {

@@ -25,7 +25,7 @@ use crate::state::{
     WaiterV1,
 };
 use crate::store::{Numbered, Record};
-pub(crate) use configuration::configuration;
+pub(crate) use configuration::{configuration, id_maps};
 use order::{Fate, Known};
 use orphans::{Captured, OrphanError};
 
@@ -69,6 +69,7 @@ pub(crate) fn save(file_system: &FileSystem) -> Result<FsState, SaveError> {
         },
         session: file_system.session().map(session),
         configuration: configuration(config),
+        id_maps: id_maps(config),
         mounts: tables
             .mounts
             .all()

@@ -5,6 +5,7 @@
 //! | `FSYS` | one [`ShareV1`] |
 //! | `SESS` | one [`SessionV1`], if the guest had begun a session |
 //! | `CONF` | one [`ConfigurationV1`], if any of its options was given; since version 2 |
+//! | `IDMP` | one [`IdMapsV1`], if the daemon is in a user namespace of the operator's; since version 2 |
 //! | `MNTS` | table of [`MountV1`], numbered from 0 |
 //! | `INOD` | table of [`NodeV1`]; the root is the first, and a directory comes before what is in it |
 //! | `HNDL` | table of [`HandleV1`] |
@@ -13,7 +14,7 @@
 //! | `LOCK` | table of [`LockV1`], if there are any (version 2) |
 //! | `WAIT` | table of [`WaiterV1`], if there are any (version 2) |
 //!
-//! All are critical and all but `SESS`, `CONF`, `LOCK` and `WAIT` must be there. A released struct never changes: a new version of a section
+//! All are critical and all but `SESS`, `CONF`, `IDMP`, `LOCK` and `WAIT` must be there. A released struct never changes: a new version of a section
 //! takes its place. A section that is only there if it is needed leaves all other states to older readers. What the sections say is believed only after [`FsState::validate`].
 
 use common::state::{
@@ -23,20 +24,25 @@ use common::state::{
 use serde::{Deserialize, Serialize};
 
 mod configuration;
+mod id_maps;
 mod locks;
 mod nodes;
 mod rules;
+mod sections;
 
 pub use crate::state::configuration::{
     ConfigurationV1, Difference, IdRangeV1, IdTargetV1, XattrActionV1, XattrRuleV1,
 };
+pub use crate::state::id_maps::{IdMapV1, IdMapsV1};
 pub use crate::state::locks::{LockV1, WaiterV1};
 pub use crate::state::nodes::{Node, NodeFinder, NodeTable};
 pub use crate::state::rules::ForgedState;
+use crate::state::sections::{more, once, required};
 
 const SHARE: Tag = Tag::new(*b"FSYS");
 const SESSION: Tag = Tag::new(*b"SESS");
 const CONFIGURATION: Tag = Tag::new(*b"CONF");
+const ID_MAPS: Tag = Tag::new(*b"IDMP");
 const MOUNTS: Tag = Tag::new(*b"MNTS");
 const NODES: Tag = Tag::new(*b"INOD");
 const HANDLES: Tag = Tag::new(*b"HNDL");
@@ -54,6 +60,8 @@ pub struct FsState {
     pub session: Option<SessionV1>,
     /// The options that decide what the guest's names and numbers mean on the host.
     pub configuration: ConfigurationV1,
+    /// What users and groups of the source are on its host.
+    pub id_maps: IdMapsV1,
     /// The source's mounts below the share.
     pub mounts: Vec<MountV1>,
     /// The inodes that the guest knows.
@@ -77,6 +85,7 @@ impl std::fmt::Debug for FsState {
             share,
             session,
             configuration,
+            id_maps,
             mounts,
             nodes,
             handles,
@@ -89,6 +98,9 @@ impl std::fmt::Debug for FsState {
         text.field("share", share).field("session", session);
         if !configuration.is_empty() {
             text.field("configuration", configuration);
+        }
+        if !id_maps.is_empty() {
+            text.field("id_maps", id_maps);
         }
         text.field("mounts", mounts)
             .field("nodes", nodes)
@@ -275,6 +287,7 @@ impl StateSchema for FsState {
             share,
             session,
             configuration,
+            id_maps,
             mounts,
             nodes,
             handles,
@@ -289,6 +302,7 @@ impl StateSchema for FsState {
                 !configuration.is_empty(),
                 "--xattrmap, --translate-uid or --translate-gid",
             ),
+            (!id_maps.is_empty(), "--uid-map or --gid-map"),
             (
                 !locks.is_empty() || !waiters.is_empty(),
                 "locks that others see, or requests that wait for one",
@@ -312,6 +326,9 @@ impl StateSchema for FsState {
         if !configuration.is_empty() {
             out.section(CONFIGURATION, 1, critical, configuration)?;
         }
+        if !id_maps.is_empty() {
+            out.section(ID_MAPS, 1, critical, id_maps)?;
+        }
         out.table(MOUNTS, 1, critical, mounts)?;
         out.table(NODES, 1, critical, nodes.iter())?;
         out.table(HANDLES, 1, critical, handles)?;
@@ -330,6 +347,7 @@ impl StateSchema for FsState {
         let mut share = None;
         let mut session = None;
         let mut configuration = None;
+        let mut id_maps = None;
         let mut mounts = None;
         let mut nodes: Option<NodeTable> = None;
         let mut handles = None;
@@ -342,6 +360,7 @@ impl StateSchema for FsState {
                 (SHARE, 1) => once(&mut share, &section)?,
                 (SESSION, 1) => once(&mut session, &section)?,
                 (CONFIGURATION, 1) => once(&mut configuration, &section)?,
+                (ID_MAPS, 1) => once(&mut id_maps, &section)?,
                 (MOUNTS, 1) => more(&mut mounts, &section)?,
                 (NODES, 1) => nodes.get_or_insert_default().read(&section)?,
                 (HANDLES, 1) => more(&mut handles, &section)?,
@@ -358,6 +377,7 @@ impl StateSchema for FsState {
             share: required(share, SHARE)?,
             session,
             configuration: configuration.unwrap_or_default(),
+            id_maps: id_maps.unwrap_or_default(),
             mounts: required(mounts, MOUNTS)?,
             nodes: required(nodes, NODES)?,
             handles: required(handles, HANDLES)?,
@@ -367,31 +387,6 @@ impl StateSchema for FsState {
             waiters: waiters.unwrap_or_default(),
         })
     }
-}
-
-fn once<T: serde::de::DeserializeOwned>(
-    value: &mut Option<T>,
-    section: &Section,
-) -> Result<(), StateError> {
-    if value.is_some() {
-        let (tag, offset) = (section.tag, section.offset);
-        return Err(StateError::RepeatedSection { tag, offset });
-    }
-    *value = Some(section.decode()?);
-    Ok(())
-}
-
-fn more<T: serde::de::DeserializeOwned>(
-    table: &mut Option<Vec<T>>,
-    section: &Section,
-) -> Result<(), StateError> {
-    let mut items = section.decode_table()?;
-    table.get_or_insert_default().append(&mut items);
-    Ok(())
-}
-
-fn required<T>(value: Option<T>, tag: Tag) -> Result<T, StateError> {
-    value.ok_or(StateError::MissingSection { tag })
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! What a state says of the operator's options that decide what names and numbers mean.
 
+use common::id_map::IdMap;
+
 use crate::config::Config;
-use crate::state::{ConfigurationV1, IdRangeV1, IdTargetV1, XattrActionV1, XattrRuleV1};
+use crate::state::{
+    ConfigurationV1, IdMapV1, IdMapsV1, IdRangeV1, IdTargetV1, XattrActionV1, XattrRuleV1,
+};
 use crate::translation::{Range, Target};
 use crate::xattr_map::{Action, Rule, XattrMap};
 
@@ -21,6 +25,24 @@ pub(crate) fn configuration(config: &Config) -> ConfigurationV1 {
         users_to_guest: ranges(users.ranges_to_guest()),
         groups_to_host: ranges(groups.ranges_to_host()),
         groups_to_guest: ranges(groups.ranges_to_guest()),
+    }
+}
+
+/// The ids of the daemon's user namespace, likewise.
+pub(crate) fn id_maps(config: &Config) -> IdMapsV1 {
+    let sorted = |maps: &[IdMap]| {
+        let maps = maps.iter().map(|map| IdMapV1 {
+            inside: map.inside,
+            outside: map.outside,
+            count: map.count,
+        });
+        let mut maps: Vec<_> = maps.collect();
+        maps.sort_unstable();
+        maps
+    };
+    IdMapsV1 {
+        users: sorted(&config.id_maps.users),
+        groups: sorted(&config.id_maps.groups),
     }
 }
 

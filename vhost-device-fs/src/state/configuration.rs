@@ -112,7 +112,7 @@ impl ConfigurationV1 {
     }
 }
 
-fn first_difference<T: PartialEq>(
+pub(super) fn first_difference<T: PartialEq>(
     option: &'static str,
     before: usize,
     source: &[T],

@@ -136,6 +136,7 @@ fn typical() -> FsState {
             time_granularity_ns: 1,
         }),
         configuration: ConfigurationV1::default(),
+        id_maps: IdMapsV1::default(),
         mounts: vec![
             MountV1 {
                 file_system: 0xef53,
@@ -192,6 +193,22 @@ fn configured() -> FsState {
     }
 }
 
+/// With the ids of a user namespace.
+fn mapped() -> FsState {
+    let map = |inside, outside, count| IdMapV1 {
+        inside,
+        outside,
+        count,
+    };
+    FsState {
+        id_maps: IdMapsV1 {
+            users: vec![map(0, 51, 52), map(53, 54, 55)],
+            groups: vec![map(61, 62, 63)],
+        },
+        ..typical()
+    }
+}
+
 /// A guest that was never started.
 fn fresh() -> FsState {
     FsState {
@@ -203,6 +220,7 @@ fn fresh() -> FsState {
         },
         session: None,
         configuration: ConfigurationV1::default(),
+        id_maps: IdMapsV1::default(),
         mounts: vec![MountV1 {
             file_system: 0x5846_5342,
         }],
@@ -268,6 +286,7 @@ fn golden_states() {
         ("typical", typical()),
         ("configured", configured()),
         ("locked", locked()),
+        ("mapped", mapped()),
     ];
     check(&folder, &samples);
     for (_, sample) in samples {
@@ -314,7 +333,7 @@ fn older_readers_read_what_they_understand_and_refuse_the_rest_by_name() {
 }
 
 #[test]
-fn version_1_cannot_hold_a_configuration_or_locks() {
+fn version_1_cannot_hold_a_configuration_ids_or_locks() {
     assert!(write_state(&typical(), 1, &mut Vec::new()).is_ok());
     let refused = |state: &FsState, what: &str| {
         let refusal = write_state(state, 1, &mut Vec::new()).unwrap_err();
@@ -323,6 +342,7 @@ fn version_1_cannot_hold_a_configuration_or_locks() {
     };
     let options = "--xattrmap, --translate-uid or --translate-gid";
     refused(&configured(), options);
+    refused(&mapped(), "--uid-map or --gid-map");
     let locks = "locks that others see, or requests that wait for one";
     refused(&locked(), locks);
     let mut waiting = locked();

@@ -38,6 +38,33 @@ fn translation(texts: &[&str]) -> Translation {
 }
 
 #[test]
+fn on_the_same_file_system_users_are_who_they_were() {
+    let with = |maps: &[&str]| {
+        let users = maps.iter().map(|text| text.parse().unwrap()).collect();
+        move |config: &mut Config| config.id_maps.users = Clone::clone(&users)
+    };
+    let share = tempfile::tempdir().unwrap();
+    let source = start(share.path(), with(&[":0:1000:5:", ":5:2000:5:"]));
+    let state = state_of(&source);
+    let same = start(share.path(), with(&[":5:2000:5:", ":0:1000:5:"]));
+    load(&same, &state).unwrap();
+    for (maps, text) in [
+        (&[":0:1000:5:", ":5:2001:5:"][..], "entry 2 is another one"),
+        (&[], "entry 1 is only at the source"),
+    ] {
+        let other = start(share.path(), with(maps));
+        let refused = load(&other, &state).unwrap_err();
+        let reason = refused.source().unwrap().to_string();
+        let named = format!("--uid-map of the source is not this back-end's: {text}");
+        assert_eq!(reason, named);
+        // Whoever made a copy may have given its files other owners.
+        let copy = tempfile::tempdir().unwrap();
+        let other = start(copy.path(), with(maps));
+        load(&other, &state).unwrap();
+    }
+}
+
+#[test]
 fn a_back_end_with_other_names_or_ids_refuses_by_the_option() {
     type Change = fn(&mut Config);
     let share = tempfile::tempdir().unwrap();
