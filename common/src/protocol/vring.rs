@@ -19,8 +19,8 @@ use std::sync::{Arc, Weak};
 
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
+use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
 use super::inflight::Regions;
 use super::owed::Owed;
@@ -33,6 +33,9 @@ use locked::Tracked;
 use tracker::Indices;
 
 type Table = GuestMemoryAtomic<GuestMemory>;
+
+/// What is ahead of the heads in the available ring (virtio 1.3, 2.7.6): flags and index.
+const AVAILABLE_HEADER_BYTES: u64 = 4;
 
 /// Learns of the starts and stops of rings, on the thread that handles the message.
 pub(crate) trait RingObserver: Send + Sync {
@@ -214,8 +217,8 @@ impl Vring {
             return Popped::Nothing(spare);
         }
         let position = queue.next_avail();
-        let chain = match next_chain(queue, memory) {
-            Ok(Some(chain)) => chain,
+        let head = match next_head(queue, memory) {
+            Ok(Some(head)) => head,
             Ok(None) => return Popped::Nothing(spare),
             Err(error) => {
                 drop(locked);
@@ -223,7 +226,6 @@ impl Vring {
                 return Popped::Nothing(spare);
             }
         };
-        let head = chain.head_index();
         if !tracker.pop(head) {
             queue.go_to_previous_position();
             drop(locked);
@@ -235,6 +237,8 @@ impl Vring {
             );
             return Popped::Nothing(spare);
         }
+        let table = GuestAddress(queue.desc_table());
+        let chain = Chain::new(memory, table, queue.size(), head);
         drop(locked);
         let origin = Origin {
             head,
@@ -357,18 +361,24 @@ fn parse(
     }
 }
 
-/// The next chain; `None` if there is none. That there should be one and none can be read is an error, which the stock
-/// iterator keeps to itself.
-fn next_chain<'a>(
-    queue: &mut Queue,
-    memory: &'a GuestMemory,
-) -> Result<Option<DescriptorChain<&'a GuestMemory>>, QueueError> {
+/// The head of the next chain, which is taken off the ring; `None` if there is none.
+fn next_head(queue: &mut Queue, memory: &GuestMemory) -> Result<Option<u16>, QueueError> {
     // Not ready: the event came too late, the ring was stopped since.
-    if !queue.ready() || queue.avail_idx(memory, Ordering::Acquire)?.0 == queue.next_avail() {
+    if !queue.ready() {
         return Ok(None);
     }
-    match queue.iter(memory)?.next() {
-        Some(chain) => Ok(Some(chain)),
-        None => Err(QueueError::InvalidAvailRingIndex),
+    let next = queue.next_avail();
+    let available = queue.avail_idx(memory, Ordering::Acquire)?.0;
+    match available.wrapping_sub(next) {
+        0 => return Ok(None),
+        count if count > queue.size() => return Err(QueueError::InvalidAvailRingIndex),
+        _ => {}
     }
+    let slot = AVAILABLE_HEADER_BYTES + 2 * u64::from(next % queue.size().max(1));
+    let address = GuestAddress(queue.avail_ring()).checked_add(slot);
+    let address = address.ok_or(QueueError::AddressOverflow)?;
+    let head = memory.load(address, Ordering::Acquire);
+    let head = u16::from_le(head.map_err(QueueError::GuestMemory)?);
+    queue.set_next_avail(next.wrapping_add(1));
+    Ok(Some(head))
 }

@@ -1,12 +1,16 @@
 //! The descriptors of a chain whose head is known.
 //!
-//! The stock crate gives chains by way of the available ring only, from which a head that another process popped is gone.
+//! The stock crate gives chains by way of the available ring only, from which a head that another process popped is gone; and it looks
+//! each descriptor's address up anew, which is most of what a short request costs here. A table is looked up once.
 //! Like the stock iterator this one ends silently on whatever is wrong (virtio 1.3, 2.7.5); `request.rs` tells an end from the end.
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes as _, GuestAddress};
+use vm_memory::{
+    Bytes as _, GuestAddress, GuestMemoryBackend as _, VolatileMemory as _, VolatileSlice,
+};
 
 use crate::memory::GuestMemory;
+use crate::protocol::dirty_log::DirtyLogSlice;
 
 const DESCRIPTOR_BYTES: u16 = 16;
 
@@ -14,6 +18,8 @@ const DESCRIPTOR_BYTES: u16 = 16;
 pub(super) struct Chain<'a> {
     memory: &'a GuestMemory,
     table: GuestAddress,
+    /// All of the table, unless it spans two regions of memory.
+    slice: Option<VolatileSlice<'a, DirtyLogSlice<'a>>>,
     size: u16,
     next: u16,
     /// Descriptors that may follow: a chain is not longer than its table.
@@ -28,6 +34,7 @@ impl<'a> Chain<'a> {
         Self {
             memory,
             table,
+            slice: slice(memory, table, size),
             size,
             next: head,
             left: size,
@@ -40,8 +47,11 @@ impl<'a> Chain<'a> {
         if self.left == 0 || self.next >= self.size {
             return None;
         }
-        let offset = u64::from(self.next) * u64::from(DESCRIPTOR_BYTES);
-        let address = vm_memory::Address::checked_add(&self.table, offset)?;
+        let offset = usize::from(self.next) * usize::from(DESCRIPTOR_BYTES);
+        if let Some(slice) = &self.slice {
+            return Some(slice.get_ref(offset).ok()?.load());
+        }
+        let address = vm_memory::Address::checked_add(&self.table, offset as u64)?;
         self.memory.read_obj(address).ok()
     }
 
@@ -53,11 +63,21 @@ impl<'a> Chain<'a> {
         }
         self.size = u16::try_from(bytes / u32::from(DESCRIPTOR_BYTES)).ok()?;
         self.table = descriptor.addr();
+        self.slice = slice(self.memory, self.table, self.size);
         self.next = 0;
         self.left = self.size;
         self.is_indirect = true;
         Some(())
     }
+}
+
+fn slice(
+    memory: &GuestMemory,
+    table: GuestAddress,
+    size: u16,
+) -> Option<VolatileSlice<'_, DirtyLogSlice<'_>>> {
+    let bytes = usize::from(size) * usize::from(DESCRIPTOR_BYTES);
+    memory.get_slice(table, bytes).ok()
 }
 
 impl Iterator for Chain<'_> {
