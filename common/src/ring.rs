@@ -163,6 +163,11 @@ impl<'a> Ring<'a> {
         }
     }
 
+    /// Whether [`pop`](Self::pop) would give a request now.
+    pub fn has_more(&self) -> bool {
+        self.vring.owes() || (self.is_admitted() && self.vring.has_more(&self.memory.snapshot()))
+    }
+
     /// Number of descriptors in the ring.
     pub fn size(&self) -> u16 {
         self.vring.size()

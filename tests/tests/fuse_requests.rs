@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread::available_parallelism;
 
 use anyhow::Result;
 use tests::daemon_runner::Daemon;
-use tests::fuse_client::{Answer, Caller, Client, ROOT};
-use vhost_device_fs::fuse::abi::{InHeader, MAJOR_VERSION, Opcode};
+use tests::fuse_client::{Answer, Caller, Client, ROOT, Ticket, encode};
+use vhost_device_fs::fuse::abi::{InHeader, MAJOR_VERSION, Opcode, ReadIn};
 use vhost_device_fs::fuse::wire::Wire;
 
 fn boot(share: &Path) -> Result<(Daemon, Client)> {
@@ -151,4 +152,52 @@ fn a_guest_that_lies_gets_errors_and_the_daemon_lives() -> Result<()> {
     assert!(client.lookup(ROOT, "file").is_ok());
     assert_eq!(daemon.status()?, None);
     Ok(())
+}
+
+/// A long read that others wait behind is carried out by another thread than the ring's, if there is a processor for it.
+#[test]
+fn long_reads_in_flight_are_answered_each_with_its_own_data() -> Result<()> {
+    const READS: u8 = 24;
+    const BYTES: u32 = 512 << 10;
+    let share = tempfile::tempdir()?;
+    let pieces: Vec<_> = (0..READS).map(|number| vec![number; 512 << 10]).collect();
+    fs::write(share.path().join("file"), pieces.concat())?;
+    let (daemon, mut client) = boot(share.path())?;
+    let file = client.lookup(ROOT, "file")?;
+    let open = client.open(file.nodeid, 0)?;
+    let send = |client: &mut Client| -> Result<Vec<_>> {
+        let read = |number: u8| ReadIn {
+            handle: open.handle,
+            offset: u64::from(number) * u64::from(BYTES),
+            size: BYTES,
+            ..ReadIn::default()
+        };
+        (0..READS)
+            .map(|number| client.send(Opcode::Read, file.nodeid, &encode(&read(number))))
+            .collect()
+    };
+    let check = |client: &mut Client, tickets: Vec<Ticket>| -> Result<()> {
+        for (piece, ticket) in pieces.iter().zip(tickets) {
+            assert!(client.wait(ticket)? == *piece, "piece {}", piece[0]);
+        }
+        Ok(())
+    };
+    let tickets = send(&mut client)?;
+    check(&mut client, tickets)?;
+    if available_parallelism()?.get() > 1 {
+        let threads = fs::read_dir(format!("/proc/{}/task", daemon.id().as_raw_nonzero()))?;
+        let names = threads.map(|thread| fs::read_to_string(thread?.path().join("comm")));
+        let names = names.collect::<std::io::Result<Vec<_>>>()?;
+        let copies = |name: &String| name.starts_with("fs-copier");
+        assert!(names.iter().any(copies), "{names:?}");
+    }
+    // Stopped in between: what is in flight is ended, the rest stays on the ring until the guest goes on.
+    let tickets = send(&mut client)?;
+    let bases = client.machine().stop()?;
+    let answered = tickets.iter().map(|ticket| client.is_answered(ticket));
+    let before = answered.collect::<Result<Vec<_>>>()?;
+    let answered = tickets.iter().map(|ticket| client.is_answered(ticket));
+    assert_eq!(answered.collect::<Result<Vec<_>>>()?, before);
+    client.machine().start(&bases)?;
+    check(&mut client, tickets)
 }

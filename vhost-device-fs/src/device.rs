@@ -16,7 +16,8 @@ use common::ring::{DetachedRequest, Ring};
 use common::state::DeviceKind;
 
 use crate::config::{Config, TAG_BYTES_MAX};
-use crate::fuse::{Buffers, Served, Server};
+use crate::copiers::{CarryOut, Copiers};
+use crate::fuse::{Buffers, Served, Server, reads_long};
 use crate::load;
 use crate::passthrough::{ConfigurationError, FileSystem};
 use crate::polling::{Patience, Pollers};
@@ -39,6 +40,7 @@ pub struct FsDevice {
     /// One for each ring, so that rings do not wait for each other and requests allocate nothing.
     lanes: Vec<Mutex<Lane>>,
     pollers: Pollers,
+    copiers: Copiers,
     waiting: Arc<Waiting>,
 }
 
@@ -64,6 +66,14 @@ impl Shared {
             may_wait,
         }
     }
+
+    /// For one that only reads, and waits for no lock.
+    fn carry_out(&self, request: DetachedRequest, buffers: &mut Buffers) {
+        let server = self.server(false);
+        if let Served::Answered(written) = server.serve(request.request(), buffers, &mut || {}) {
+            request.complete(written);
+        }
+    }
 }
 
 impl FsDevice {
@@ -85,6 +95,7 @@ impl FsDevice {
             waiting: Arc::new(Waiting::new(lanes.len())),
             lanes,
             pollers: Pollers::new(),
+            copiers: Copiers::default(),
             shared: Arc::new(Shared {
                 config,
                 file_system,
@@ -97,10 +108,25 @@ impl FsDevice {
     }
 
     fn serve(&self, ring: &mut Ring<'_>, request: Request, buffers: &mut Buffers) {
+        // Only if others wait: to one program alone another thread is of no use.
+        if reads_long(&request) && ring.has_more() {
+            return self.share_out(ring.detach(request), buffers);
+        }
         let server = self.shared.server(self.waiting.has_room(ring.index()));
         match server.serve(&request, buffers, &mut || ring.flush()) {
             Served::Answered(written) => ring.complete(request, written),
             Served::Waits => self.wait(ring, request, buffers),
+        }
+    }
+
+    /// Has a long request that others wait behind carried out by somebody else, if anybody has time for it.
+    fn share_out(&self, request: DetachedRequest, buffers: &mut Buffers) {
+        let copier = || -> Box<CarryOut> {
+            let shared = Arc::clone(&self.shared);
+            Box::new(move |request, buffers| shared.carry_out(request, buffers))
+        };
+        if let Err(request) = self.copiers.take(request, copier) {
+            self.shared.carry_out(request, buffers);
         }
     }
 
@@ -205,11 +231,18 @@ impl Device for FsDevice {
             }
         }
         patience.woken();
-        while let Some(request) = ring.pop().or_else(|| {
+        loop {
+            while let Some(request) = ring.pop() {
+                self.serve(ring, request, buffers);
+            }
             ring.flush();
-            patience.wait(&self.pollers, || ring.pop())
-        }) {
-            self.serve(ring, request, buffers);
+            if let Some(request) = self.copiers.take_back() {
+                self.shared.carry_out(request, buffers);
+            } else if let Some(request) = patience.wait(&self.pollers, || ring.pop()) {
+                self.serve(ring, request, buffers);
+            } else {
+                break;
+            }
         }
     }
 

@@ -18,6 +18,7 @@
 
 pub mod args;
 pub mod config;
+mod copiers;
 pub mod device;
 pub mod fuse;
 pub mod limits;

@@ -248,6 +248,17 @@ impl Vring {
         parse(origin, chain, spare, memory)
     }
 
+    /// Whether there is a chain to pop.
+    pub(crate) fn has_more(&self, memory: &GuestMemory) -> bool {
+        let state = self.stock().get_ref();
+        let queue = state.get_queue();
+        !self.is_closed()
+            && queue.ready()
+            && queue
+                .avail_idx(memory, Ordering::Acquire)
+                .is_ok_and(|index| index.0 != queue.next_avail())
+    }
+
     /// Steps back over `request`, if it is the one popped last. What was resubmitted is owed again, and `token` held for it.
     pub(crate) fn put_back(&self, request: &Request, token: &Token) -> bool {
         let mut locked = self.shared.tracked.lock();

@@ -18,4 +18,4 @@ pub mod session;
 pub mod wire;
 mod xattrs;
 
-pub use server::{Buffers, Served, Server};
+pub use server::{Buffers, Served, Server, reads_long};

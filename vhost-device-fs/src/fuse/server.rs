@@ -18,6 +18,9 @@ use crate::passthrough::FileSystem;
 /// Greatest body that is copied: an extended attribute of 64 KiB with its name, or a symlink with its label.
 const BODY_BYTES_MAX: usize = 128 << 10;
 
+/// Data that takes far longer to copy than it takes to wake a thread, in bytes.
+const LONG_READ_BYTES: usize = 128 << 10;
+
 /// Requests without a header.
 static TOO_SHORT: Sparse = Sparse::new();
 
@@ -160,6 +163,14 @@ impl Server<'_> {
             Reply::Bytes { .. } => Ok(Answer::Reply),
         }
     }
+}
+
+/// Whether `request` reads so much that others would wait long behind it. Large writes are not among those: the host does one at a time
+/// to a file, and a second one would only keep a processor waiting.
+pub fn reads_long(request: &Request) -> bool {
+    request.writer().remaining() >= LONG_READ_BYTES
+        && copy::<InHeader>(&mut request.reader())
+            .is_ok_and(|header| header.opcode == Opcode::Read.number())
 }
 
 /// The length of the body, which must be there. What the chain holds beyond it is not part of the request.
