@@ -1,7 +1,8 @@
 //! Whether to look at a ring for a little longer before sleeping. To be woken costs a guest that waits for each answer more than
 //! the answer does; to look in vain costs the host.
 //!
-//! Decided by the last gap between requests: if that was short enough to be waited for, the next one is expected to be. Knows time, and no ring.
+//! Decided by the last gap between requests: if that was short, the next one is expected to be. Whoever looked in vain looks less and
+//! less often, until something is found again. Knows time, and no ring.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
@@ -40,6 +41,12 @@ impl Drop for Polling<'_> {
     }
 }
 
+/// A gap is worth another try if it was at most so many times as long as is waited for: much of what a sleeper sees of it is its own
+/// way to wake up, which is saved if something is found.
+const GAP_FACTOR: u32 = 8;
+/// Tries that are left out, after many in vain: 2 to this power, less one.
+const VAIN_MAX: u32 = 4;
+
 /// How long one ring is looked at.
 #[derive(Debug)]
 pub(crate) struct Patience {
@@ -47,6 +54,10 @@ pub(crate) struct Patience {
     /// Since when there has been nothing on the ring.
     idle_since: Option<Instant>,
     last_gap_was_short: bool,
+    /// How often nothing was found, since something was.
+    vain: u32,
+    /// Tries that are to be left out.
+    left_out: u32,
 }
 
 impl Patience {
@@ -56,13 +67,15 @@ impl Patience {
             max,
             idle_since: None,
             last_gap_was_short: false,
+            vain: 0,
+            left_out: 0,
         }
     }
 
     /// Something came, and somebody else has noticed.
     pub(crate) fn woken(&mut self) {
         if let Some(since) = self.idle_since.take() {
-            self.last_gap_was_short = since.elapsed() <= self.max;
+            self.last_gap_was_short = since.elapsed() <= self.max * GAP_FACTOR;
         }
     }
 
@@ -80,14 +93,21 @@ impl Patience {
         if !self.last_gap_was_short {
             return None;
         }
+        if self.left_out > 0 {
+            self.left_out -= 1;
+            return None;
+        }
         let _polling = pollers.begin()?;
         while since.elapsed() < self.max {
             std::hint::spin_loop();
             if let Some(found) = look() {
                 self.idle_since = None;
+                self.vain = 0;
                 return Some(found);
             }
         }
+        self.vain = (self.vain + 1).min(VAIN_MAX);
+        self.left_out = (1 << self.vain) - 1;
         None
     }
 }
@@ -119,7 +139,7 @@ mod tests {
         assert!(looks(&mut patience, &pollers));
         let mut patience = Patience::new(SHORT);
         assert!(!looks(&mut patience, &pollers));
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(SHORT * (GAP_FACTOR + 1));
         patience.woken();
         assert!(!looks(&mut patience, &pollers));
         assert!(!looks(&mut Patience::new(Duration::ZERO), &pollers));
@@ -137,6 +157,26 @@ mod tests {
         });
         assert!(nothing.is_none() && count > 0);
         assert_eq!(pollers.free.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn in_vain_it_looks_less_and_less_often() {
+        let pollers = pollers(1);
+        let mut patience = Patience::new(Duration::from_micros(1));
+        patience.last_gap_was_short = true;
+        let mut tries = Vec::new();
+        for number in 0..40 {
+            let nothing: Option<()> = patience.wait(&pollers, || None);
+            assert!(nothing.is_none());
+            if patience.left_out + 1 == 1 << patience.vain {
+                tries.push(number);
+            }
+        }
+        assert_eq!(tries, [0, 2, 6, 14, 30]);
+        patience.left_out = 0;
+        patience.max = LONG;
+        assert!(looks(&mut patience, &pollers));
+        assert_eq!(patience.vain, 0);
     }
 
     #[test]
