@@ -80,16 +80,20 @@ impl FsDevice {
     /// A device that no guest has used yet. Opens the shared directory.
     pub fn new(config: Config) -> Result<Self, ConfigurationError> {
         let file_system = FileSystem::new(&config)?;
-        let lane = |busy_poll| {
+        let lane = |ring: u16| {
+            // Nobody waits for what comes on the others.
+            let busy_poll = if ring < HIGH_PRIORITY_RINGS {
+                Duration::ZERO
+            } else {
+                config.busy_poll
+            };
             Mutex::new(Lane {
                 buffers: Buffers::default(),
-                patience: Patience::new(busy_poll),
+                patience: Patience::new(ring.into(), busy_poll),
             })
         };
-        // Nobody waits for what comes on the others.
-        let high_priority = (0..HIGH_PRIORITY_RINGS).map(|_| lane(Duration::ZERO));
-        let request = (0..config.request_rings).map(|_| lane(config.busy_poll));
-        let lanes: Vec<_> = high_priority.chain(request).collect();
+        let rings = HIGH_PRIORITY_RINGS + config.request_rings;
+        let lanes: Vec<_> = (0..rings).map(lane).collect();
         Ok(Self {
             config_space: config_space(&config),
             waiting: Arc::new(Waiting::new(lanes.len())),
@@ -230,7 +234,7 @@ impl Device for FsDevice {
                 }
             }
         }
-        patience.woken();
+        patience.woken(&self.pollers);
         loop {
             while let Some(request) = ring.pop() {
                 self.serve(ring, request, buffers);

@@ -4,40 +4,61 @@
 //! Decided by the last gap between requests: if that was short, the next one is expected to be. Whoever looked in vain looks less and
 //! less often, until something is found again. Knows time, and no ring.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-/// How many threads may look at a time. With as many as there are processors none would be left for guests.
+/// For how long a ring that had something is taken for one that has: up to two of these, in milliseconds.
+const WINDOW_MS: u64 = 10;
+
+/// Which rings have something lately. If they are many nobody looks: the processor of one who looks serves no other ring, and those whom
+/// he keeps from it could not even say so.
 #[derive(Debug)]
 pub(crate) struct Pollers {
-    free: AtomicUsize,
+    start: Instant,
+    rings_max: u32,
+    /// The number of the window of time, and a bit for each ring that had something in it and in the one before.
+    window: AtomicU64,
+    now: AtomicU64,
+    before: AtomicU64,
 }
 
 impl Pollers {
-    /// A half of the host's processors.
+    /// As many rings may be in use for somebody to look as the host has processors, by half.
     pub(crate) fn new() -> Self {
         let processors = available_parallelism().map_or(1, usize::from);
+        Self::at_most(u32::try_from(processors / 2).unwrap_or(u32::MAX).max(1))
+    }
+
+    fn at_most(rings_max: u32) -> Self {
         Self {
-            free: AtomicUsize::new((processors / 2).max(1)),
+            start: Instant::now(),
+            rings_max,
+            window: AtomicU64::new(0),
+            now: AtomicU64::new(0),
+            before: AtomicU64::new(0),
         }
     }
 
-    fn begin(&self) -> Option<Polling<'_>> {
-        let less = |free: usize| free.checked_sub(1);
-        self.free
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-            .ok()
-            .map(|_| Polling(self))
+    /// Two that come at the same time may lose a bit, which is there again at the next request.
+    fn in_use(&self, ring: u32, at: Instant) {
+        let elapsed = at.saturating_duration_since(self.start);
+        let window =
+            elapsed.as_secs() * (1000 / WINDOW_MS) + u64::from(elapsed.subsec_millis()) / WINDOW_MS;
+        let last = self.window.swap(window, Ordering::Relaxed);
+        if window != last {
+            let rings = self.now.swap(0, Ordering::Relaxed);
+            let follows = window == last.wrapping_add(1);
+            self.before
+                .store(if follows { rings } else { 0 }, Ordering::Relaxed);
+        }
+        let bit = 1_u64.wrapping_shl(ring); // a device has 64 at most
+        self.now.fetch_or(bit, Ordering::Relaxed);
     }
-}
 
-/// One of the threads that look.
-struct Polling<'a>(&'a Pollers);
-
-impl Drop for Polling<'_> {
-    fn drop(&mut self) {
-        self.0.free.fetch_add(1, Ordering::Relaxed);
+    fn may_look(&self) -> bool {
+        let rings = self.now.load(Ordering::Relaxed) | self.before.load(Ordering::Relaxed);
+        rings.count_ones() <= self.rings_max
     }
 }
 
@@ -50,6 +71,7 @@ const VAIN_MAX: u32 = 4;
 /// How long one ring is looked at.
 #[derive(Debug)]
 pub(crate) struct Patience {
+    ring: u32,
     max: Duration,
     /// Since when there has been nothing on the ring.
     idle_since: Option<Instant>,
@@ -61,9 +83,10 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// Pauses up to `max` are waited for; zero: none.
-    pub(crate) fn new(max: Duration) -> Self {
+    /// Pauses of `ring` up to `max` are waited for; zero: none, and it is in nobody's way.
+    pub(crate) fn new(ring: u32, max: Duration) -> Self {
         Self {
+            ring,
             max,
             idle_since: None,
             last_gap_was_short: false,
@@ -73,9 +96,11 @@ impl Patience {
     }
 
     /// Something came, and somebody else has noticed.
-    pub(crate) fn woken(&mut self) {
+    pub(crate) fn woken(&mut self, pollers: &Pollers) {
         if let Some(since) = self.idle_since.take() {
-            self.last_gap_was_short = since.elapsed() <= self.max * GAP_FACTOR;
+            let now = Instant::now();
+            self.last_gap_was_short = now.duration_since(since) <= self.max * GAP_FACTOR;
+            pollers.in_use(self.ring, now);
         }
     }
 
@@ -90,6 +115,7 @@ impl Patience {
         }
         let since = Instant::now();
         self.idle_since = Some(since);
+        pollers.in_use(self.ring, since);
         if !self.last_gap_was_short {
             return None;
         }
@@ -97,8 +123,12 @@ impl Patience {
             self.left_out -= 1;
             return None;
         }
-        let _polling = pollers.begin()?;
-        while since.elapsed() < self.max {
+        while pollers.may_look() {
+            if since.elapsed() >= self.max {
+                self.vain = (self.vain + 1).min(VAIN_MAX);
+                self.left_out = (1 << self.vain) - 1;
+                break;
+            }
             std::hint::spin_loop();
             if let Some(found) = look() {
                 self.idle_since = None;
@@ -106,8 +136,6 @@ impl Patience {
                 return Some(found);
             }
         }
-        self.vain = (self.vain + 1).min(VAIN_MAX);
-        self.left_out = (1 << self.vain) - 1;
         None
     }
 }
@@ -119,36 +147,30 @@ mod tests {
     const LONG: Duration = Duration::from_hours(1);
     const SHORT: Duration = Duration::from_nanos(1);
 
-    fn pollers(free: usize) -> Pollers {
-        Pollers {
-            free: AtomicUsize::new(free),
-        }
-    }
-
     fn looks(patience: &mut Patience, pollers: &Pollers) -> bool {
         patience.wait(pollers, || Some(())).is_some()
     }
 
     #[test]
     fn a_short_gap_is_waited_for_and_a_long_one_is_not() {
-        let pollers = pollers(1);
-        let mut patience = Patience::new(LONG);
+        let pollers = Pollers::at_most(1);
+        let mut patience = Patience::new(1, LONG);
         assert!(!looks(&mut patience, &pollers), "there was no gap yet");
-        patience.woken();
+        patience.woken(&pollers);
         assert!(looks(&mut patience, &pollers));
         assert!(looks(&mut patience, &pollers));
-        let mut patience = Patience::new(SHORT);
+        let mut patience = Patience::new(1, SHORT);
         assert!(!looks(&mut patience, &pollers));
         std::thread::sleep(SHORT * (GAP_FACTOR + 1));
-        patience.woken();
+        patience.woken(&pollers);
         assert!(!looks(&mut patience, &pollers));
-        assert!(!looks(&mut Patience::new(Duration::ZERO), &pollers));
+        assert!(!looks(&mut Patience::new(0, Duration::ZERO), &pollers));
     }
 
     #[test]
-    fn in_vain_it_ends_and_a_place_is_free_again() {
-        let pollers = pollers(1);
-        let mut patience = Patience::new(Duration::from_millis(2));
+    fn in_vain_it_ends() {
+        let pollers = Pollers::at_most(1);
+        let mut patience = Patience::new(1, Duration::from_millis(2));
         patience.last_gap_was_short = true;
         let mut count = 0;
         let nothing: Option<()> = patience.wait(&pollers, || {
@@ -156,13 +178,12 @@ mod tests {
             None
         });
         assert!(nothing.is_none() && count > 0);
-        assert_eq!(pollers.free.load(Ordering::Relaxed), 1);
     }
 
     #[test]
     fn in_vain_it_looks_less_and_less_often() {
-        let pollers = pollers(1);
-        let mut patience = Patience::new(Duration::from_micros(1));
+        let pollers = Pollers::at_most(1);
+        let mut patience = Patience::new(1, Duration::from_micros(1));
         patience.last_gap_was_short = true;
         let mut tries = Vec::new();
         for number in 0..40 {
@@ -180,11 +201,35 @@ mod tests {
     }
 
     #[test]
-    fn not_all_processors_look() {
-        let none = pollers(0);
-        let mut patience = Patience::new(LONG);
+    fn nobody_looks_while_many_rings_are_in_use() {
+        let pollers = Pollers::at_most(1);
+        let windows = |count| pollers.start + Duration::from_millis(WINDOW_MS * count);
+        for at in 5..8 {
+            pollers.in_use(1, windows(at));
+            assert!(pollers.may_look(), "one ring");
+        }
+        pollers.in_use(63, windows(7));
+        assert!(!pollers.may_look(), "two in one window");
+        pollers.in_use(1, windows(8));
+        assert!(!pollers.may_look(), "the other one in the window before");
+        pollers.in_use(1, windows(9));
+        assert!(pollers.may_look(), "the other one long ago");
+        pollers.in_use(2, windows(20));
+        assert!(pollers.may_look(), "after a pause only the other one");
+        assert!(Pollers::new().may_look());
+    }
+
+    #[test]
+    fn whoever_looks_ends_when_others_are_in_use() {
+        let pollers = Pollers::at_most(1);
+        let mut patience = Patience::new(1, LONG);
         patience.last_gap_was_short = true;
-        assert!(!looks(&mut patience, &none));
-        assert!(Pollers::new().free.load(Ordering::Relaxed) > 0);
+        let nothing: Option<()> = patience.wait(&pollers, || {
+            let now = Instant::now();
+            pollers.in_use(1, now);
+            pollers.in_use(2, now);
+            None
+        });
+        assert!(nothing.is_none() && patience.vain == 0);
     }
 }
