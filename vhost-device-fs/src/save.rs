@@ -187,13 +187,12 @@ fn capture_orphans(
 fn save_nodes(known: &mut Known<'_>, open: &HashSet<u64>, captured: &mut Captured) -> NodeTable {
     let order = known.parents_first();
     let used = known.used(&order, open);
-    let used_records = order
-        .into_iter()
-        .filter(|index| used.get(*index) == Some(&true));
-    let nodes = used_records
-        .filter_map(|index| known.records.get(index))
-        .map(|record| node(known, record))
-        .collect();
+    let is_used = |index: &&usize| used.get(**index) == Some(&true);
+    let records = order.iter().filter(is_used);
+    let records = records.filter_map(|index| known.records.get(*index));
+    // Made as large as it becomes: to grow it again and again is a good part of the time that all of this takes.
+    let mut nodes = NodeTable::with_capacity(order.len());
+    records.for_each(|record| nodes.push(node(known, record)));
     // A directory that only a name of another orphan kept alive. It has no data that would have to go with it.
     captured.orphans.retain(|orphan| {
         let records = &known.records;

@@ -12,6 +12,8 @@ use super::{LocationV1, NodeV1};
 
 /// Inodes in one state: as many as a guest can make a back-end of ours keep.
 const NODES_MAX: usize = 1 << 24;
+/// What room is made for in a name, in bytes.
+const NAME_BYTES_USUAL: usize = 24;
 /// Names that are remembered of one inode.
 pub(super) const LOCATIONS_MAX: usize = 8;
 
@@ -59,6 +61,15 @@ pub struct Locations<'a> {
 }
 
 impl NodeTable {
+    /// An empty table with room for so many inodes of one usual name each.
+    pub fn with_capacity(nodes: usize) -> Self {
+        Self {
+            rows: Vec::with_capacity(nodes),
+            places: Vec::with_capacity(nodes),
+            names: Vec::with_capacity(nodes * NAME_BYTES_USUAL),
+        }
+    }
+
     /// Adds an inode at the end.
     pub fn push<L, N>(&mut self, node: NodeV1<L>)
     where
