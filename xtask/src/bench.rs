@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Fs(fs::Options),
     /// virtio-gpu: ours, QEMU's vhost-user-gpu, and memcpy
     Gpu,
+    /// What the layers of the sandbox cost the system calls of the virtio-fs daemon
+    Layers(fs::layers::Options),
     /// What a guest knows of a virtio-fs share, saved and loaded: ours, and virtiofsd in both of its modes
     Migrate(migrate::Options),
     /// virtio-scsi: ours, rust-vmm's vhost-device-scsi, qemu-storage-daemon (vhost-user-blk), and fio on the bare file
@@ -45,6 +47,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Downtime(options) => downtime::run(options)?,
         Command::Fs(options) => fs::run(options)?,
         Command::Gpu => gpu::run()?,
+        Command::Layers(options) => fs::layers::run(options)?,
         Command::Migrate(options) => migrate::run(options)?,
         Command::Scsi(options) => scsi::run(options)?,
     }

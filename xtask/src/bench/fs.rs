@@ -1,7 +1,9 @@
 //! `cargo xtask bench fs`: which operations are measured, in which turns, and what was aimed at.
 
+pub(super) mod layers;
 mod limits;
 mod peers;
+mod summary;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,15 +19,18 @@ use super::report::{self, Cell, Sample, Turns};
 use super::scsi::seconds;
 use limits::Program;
 use peers::Backend;
+use summary::{Row, Shape};
 
 /// How long a participant warms up before each turn, as a part of the turn.
 const WARM_UP_DIVISOR: u32 = 8;
+/// How long files are made, as a part of the turn: virtiofsd without file handles needs a descriptor for each.
+const MAKING_DIVISOR: u32 = 3;
 /// How long system calls are counted.
 const COUNTING: Duration = Duration::from_millis(100);
 /// Who has no guest.
 const LIMIT: &str = "bare system calls";
 /// Programs at once on each ring, and rings.
-const SHAPES: [(u16, usize); 3] = [(1, 1), (32, 1), (32, 4)];
+const SHAPES: [Shape; 3] = [(1, 1), (32, 1), (32, 4)];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -34,7 +39,7 @@ pub(crate) struct Options {
     seconds: f64,
 
     /// Turns of each participant at each kind of work
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
 
     /// One short turn each: to see that everything works
@@ -48,6 +53,14 @@ pub(crate) struct Options {
     /// Only work whose title contains this, such as "lookup" or "queues 1"
     #[arg(long)]
     only: Option<String>,
+
+    /// Another build of our daemon, to be compared with this one
+    #[arg(long, value_name = "PROGRAM")]
+    beside: Option<PathBuf>,
+
+    /// Without virtiofsd
+    #[arg(long)]
+    ours_only: bool,
 }
 
 /// What is done in one turn, one after the other: what was made is removed again.
@@ -110,23 +123,18 @@ pub(super) fn run(options: &Options) -> Result<()> {
         None => eprintln!("bench: neither perf nor strace works here: no system calls"),
     }
     let mut bench = Bench {
-        backends: peers::start(folder.path())?,
+        backends: peers::start(folder.path(), options.beside.as_deref(), options.ours_only)?,
         limit: Program::new(folder.path())?,
         counter,
         time,
         rounds,
     };
-    let mut cells = Vec::new();
+    let mut rows = Vec::new();
     let mut aims = Vec::new();
     for (depth, rings) in SHAPES {
-        for mut operations in all_operations() {
-            for (_, title, _) in &mut operations {
-                *title = format!("{title}, depth {depth}, queues {rings}");
-            }
-            let titles: Vec<_> = operations
-                .iter()
-                .map(|(_, title, _)| title.as_str())
-                .collect();
+        for operations in all_operations() {
+            let title = |title: &str| format!("{title}, depth {depth}, queues {rings}");
+            let titles: Vec<_> = operations.iter().map(|(_, name, _)| title(name)).collect();
             let titles = titles.join("; ");
             if options
                 .only
@@ -142,15 +150,22 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 rings,
             };
             let phases: Vec<_> = operations.iter().map(work).collect();
-            for ((_, title, aim), turns) in operations.into_iter().zip(bench.measure(&phases)?) {
+            for ((_, operation, aim), turns) in operations.into_iter().zip(bench.measure(&phases)?)
+            {
+                let title = title(&operation);
                 let cell = Cell { title, turns };
                 aims.extend(verdict(&cell, aim));
-                cells.push(cell);
+                rows.push(Row {
+                    operation,
+                    shape: (depth, rings),
+                    cell,
+                });
             }
         }
     }
-    println!("\n{}", report::table(&cells));
-    println!("{}", aims.join("\n"));
+    println!("\n{}", report::table(rows.iter().map(|row| &row.cell)));
+    println!("{}\n", aims.join("\n"));
+    println!("{}", summary::tables(&rows));
     Ok(())
 }
 
@@ -169,13 +184,10 @@ impl Bench {
     fn measure(&mut self, phases: &[FsWork]) -> Result<Vec<AllTurns>> {
         let mut all: Vec<AllTurns> = phases
             .iter()
-            .map(|work| {
-                let of_backend = |backend: &Backend| {
-                    let can = backend.rings >= work.rings;
-                    (backend.name, can.then(Turns::default))
-                };
-                let limit = std::iter::once((LIMIT, Some(Turns::default())));
-                self.backends.iter().map(of_backend).chain(limit).collect()
+            .map(|_| {
+                let names = self.backends.iter().map(|backend| backend.name);
+                let all = names.chain([LIMIT]);
+                all.map(|name| (name, Some(Turns::default()))).collect()
             })
             .collect();
         for round in 0..=self.rounds {
@@ -196,7 +208,8 @@ impl Bench {
                         .get_mut(index)
                         .context("no such participant")?;
                     let Some(turns) = turns else { continue };
-                    let turn = turn(backend, work, self.time, counter, turns);
+                    let work = fitting(work, backend.rings)?;
+                    let turn = turn(backend, &work, self.time, counter, turns);
                     turn.with_context(|| (*name).to_owned())?;
                 }
             }
@@ -213,6 +226,16 @@ impl Bench {
     }
 }
 
+/// The same number of programs, on as many rings as there are.
+fn fitting(work: &FsWork, rings: usize) -> Result<FsWork> {
+    let rings = work.rings.min(rings);
+    Ok(FsWork {
+        depth: work.depth * u16::try_from(work.rings / rings)?,
+        rings,
+        ..*work
+    })
+}
+
 /// One turn of a participant at one phase.
 fn turn(
     backend: &mut Backend,
@@ -226,6 +249,8 @@ fn turn(
     let until = |load: &fs::FsLoad, time| {
         if work.operation == Operation::Unlink {
             Until::Count(load.made())
+        } else if work.operation == Operation::Create {
+            Until::Time(time / MAKING_DIVISOR)
         } else {
             Until::Time(time)
         }
@@ -267,10 +292,7 @@ fn each(calls: u64, operations: u64) -> f64 {
 
 /// What became of the aim, against whichever way of running virtiofsd was the fastest.
 fn verdict(cell: &Cell, aim: Aim) -> Option<String> {
-    let rivals = cell.turns.iter().skip(1).filter(|(name, _)| *name != LIMIT);
-    let (name, ratio) = rivals
-        .filter_map(|(name, _)| Some((name, cell.ratio(name)?)))
-        .min_by(|(_, one), (_, other)| one.total_cmp(other))?;
+    let (name, ratio) = summary::best(cell)?;
     let verdict = if ratio >= aim.ratio() {
         "reached"
     } else {

@@ -74,7 +74,7 @@ impl Cell {
 }
 
 /// The table of all cells.
-pub(super) fn table(cells: &[Cell]) -> String {
+pub(super) fn table<'c>(cells: impl IntoIterator<Item = &'c Cell>) -> String {
     let mut table = Table::new([
         "work",
         "participant",

@@ -18,16 +18,20 @@ use super::super::peers;
 /// Request rings of ours; virtiofsd has one.
 const RINGS: usize = 4;
 
-/// Ways to run virtiofsd: as it comes, without what costs it time and we do not have (a filter of system calls) or do not do (file
-/// handles), and with threads.
+pub(super) const OURS: &str = "ours";
+pub(super) const AS_IT_COMES: &str = "virtiofsd";
+/// Without what costs it time: a filter of system calls, which ours has, and file handles; and with threads.
+pub(super) const AT_ITS_BEST: [&str; 2] = ["virtiofsd, lean", "virtiofsd, lean, 4 threads"];
+
+/// Ways to run virtiofsd.
 const VIRTIOFSD: [(&str, &[&str]); 3] = [
-    ("virtiofsd", &[]),
+    (AS_IT_COMES, &[]),
     (
-        "virtiofsd, lean",
+        AT_ITS_BEST[0],
         &["--seccomp=none", "--inode-file-handles=never"],
     ),
     (
-        "virtiofsd, lean, 4 threads",
+        AT_ITS_BEST[1],
         &[
             "--seccomp=none",
             "--inode-file-handles=never",
@@ -46,12 +50,23 @@ pub(super) struct Backend {
     _folder: TempDir,
 }
 
-/// All of them, ours first.
-pub(super) fn start(share: &Path) -> Result<Vec<Backend>> {
+/// All of them, ours first; `beside` is another build of it.
+pub(super) fn start(share: &Path, beside: Option<&Path>, ours_only: bool) -> Result<Vec<Backend>> {
     let ours = built("vhost-device-fs")?;
     let rings = RINGS.to_string();
     let options = ["--num-request-queues", &rings];
-    let mut all = vec![Backend::start("ours", &ours, share, &options)?];
+    let mut all = vec![Backend::start(OURS, &ours, share, &options)?];
+    if let Some(beside) = beside {
+        all.push(Backend::start(
+            "ours, other build",
+            beside,
+            share,
+            &options,
+        )?);
+    }
+    if ours_only {
+        return Ok(all);
+    }
     let program = virtiofsd_as_released()?;
     for (name, options) in VIRTIOFSD {
         all.push(Backend::start(name, &program, share, options)?);
