@@ -18,8 +18,7 @@
 //! takes its place. A section that is only there if it is needed leaves all other states to older readers. What the sections say is believed only after [`FsState::validate`].
 
 use common::state::{
-    DeviceKind, Importance, SchemaSupport, Section, StateError, StateReader, StateSchema,
-    StateWriter, Tag,
+    DeviceKind, Importance, SchemaSupport, StateError, StateReader, StateSchema, StateWriter, Tag,
 };
 use serde::{Deserialize, Serialize};
 
