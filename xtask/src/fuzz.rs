@@ -20,7 +20,7 @@ const TOOLCHAIN: &str = "nightly";
 const SECONDS_MAX: u32 = 30;
 const MIB_MAX: u32 = 2048;
 /// Greatest input in bytes.
-const INPUT_BYTES_MAX: u32 = 16 << 10;
+const INPUT_BYTES_MAX: u32 = 4 << 10;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     target: Option<Target>,
 
     /// For how long each
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     minutes: u32,
 
     /// Instead, make the corpus as small as it can be with what was found so far
