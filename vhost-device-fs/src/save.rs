@@ -162,7 +162,7 @@ fn capture_orphans(
         .filter(|(record, _)| record.nodeid != ROOT_NODEID && !record.lost)
         .partition(|(_, handle)| handle.is_some());
     for (record, handle) in of_open.into_iter().chain(others) {
-        let result = match orphans::find(record, handle) {
+        let result = match orphans::find(tables, record, handle) {
             Ok(None) => continue,
             Ok(Some(way)) => captured.take(tables, record, way.as_fd(), config.xattr),
             Err(error) => Err(error),

@@ -14,6 +14,10 @@ use crate::passthrough::{Host, ProcPath, Tables, host_device, open_path};
 use crate::state::{FsState, OrphanV1, TimeV1};
 use crate::store::{FileKind, Identity, Name};
 
+/// Every file of an NFS has one, which says what its mode says until somebody changes it. Other file systems have none to compare
+/// with, and copies of named files lose it there, too.
+const NFS_ACL: &[u8] = b"system.nfs4_acl";
+
 /// The orphans of a state, each with its part of the data.
 pub(super) struct Data<'a> {
     orphans: std::slice::Iter<'a, OrphanV1>,
@@ -163,12 +167,11 @@ fn set_attributes(descriptor: BorrowedFd<'_>, orphan: &OrphanV1) -> FsResult<()>
         rustix::fs::chmodat(CWD, path, mode, AtFlags::empty())?;
     }
     for xattr in xattrs {
-        rustix::fs::setxattr(
-            path,
-            xattr.name.as_slice(),
-            &xattr.value,
-            XattrFlags::empty(),
-        )?;
+        let name = xattr.name.as_slice();
+        match rustix::fs::setxattr(path, name, &xattr.value, XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) if name == NFS_ACL => {}
+            result => result?,
+        }
     }
     let time = |time: &TimeV1| Timespec {
         tv_sec: time.seconds,

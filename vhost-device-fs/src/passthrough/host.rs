@@ -109,6 +109,14 @@ impl Host {
         }
     }
 
+    /// The last component of the path that the kernel knows for `descriptor`.
+    pub(crate) fn file_name(&self, descriptor: BorrowedFd<'_>) -> FsResult<Vec<u8>> {
+        let link = ProcPath::number(descriptor);
+        let path = rustix::fs::readlinkat(&self.proc_self_fd, link.as_c_str(), Vec::new())?;
+        let name = path.as_bytes().rsplit(|byte| *byte == b'/').next();
+        Ok(name.unwrap_or_default().to_vec())
+    }
+
     /// `EROFS` if the operator wants the share unchanged.
     pub(crate) fn writable(&self) -> FsResult<()> {
         if self.config.readonly {

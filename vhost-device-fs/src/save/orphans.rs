@@ -65,15 +65,17 @@ impl Way<'_> {
 
 /// A way to the inode, if it is one that has lost its last name, through the guest or behind our back.
 pub(super) fn find<'a>(
+    tables: &Tables,
     record: &Record,
     handle: Option<&'a Handle>,
 ) -> Result<Option<Way<'a>>, OrphanError> {
     let nodeid = record.nodeid;
-    let stat = |descriptor| {
-        stat_descriptor(descriptor).map_err(|source| OrphanError::Host { nodeid, source })
+    let names = |descriptor| {
+        names_left(tables, record, descriptor)
+            .map_err(|source| OrphanError::Host { nodeid, source })
     };
     if let (true, Some(pinned)) = (record.locations.is_empty(), &record.pinned) {
-        let names = stat(pinned.as_fd())?.stx_nlink;
+        let names = names(pinned.as_fd())?;
         // Directories count their names differently on each file system; they have one or none.
         if names > 0 && record.kind != FileKind::Directory {
             return Err(OrphanError::UnknownNames { nodeid, names });
@@ -81,9 +83,7 @@ pub(super) fn find<'a>(
         return Ok(Some(Way::Pinned(Arc::clone(pinned))));
     }
     match handle.map(|handle| &handle.target) {
-        Some(Target::File(file)) if stat(file.as_fd())?.stx_nlink == 0 => {
-            Ok(Some(Way::Open(file.as_fd())))
-        }
+        Some(Target::File(file)) if names(file.as_fd())? == 0 => Ok(Some(Way::Open(file.as_fd()))),
         Some(Target::Directory(directory)) if record.locations.is_empty() => {
             Ok(Some(Way::Open(directory.descriptor())))
         }
@@ -98,6 +98,19 @@ pub(super) fn find<'a>(
         }
         _ => Ok(None),
     }
+}
+
+/// How many names the inode has. Not counted is the one that an NFS client gives to what is removed and still in use, and takes
+/// away when we close it; unless the guest uses that name.
+fn names_left(tables: &Tables, record: &Record, descriptor: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let names = stat_descriptor(descriptor)?.stx_nlink;
+    if names == 0 || !tables.mounts.is_nfs(record.identity.mount) {
+        return Ok(names);
+    }
+    let name = tables.host.file_name(descriptor)?;
+    let is_known = record.locations.iter().any(|known| *known.name == *name);
+    let is_removed = name.starts_with(b".nfs") && !is_known;
+    Ok(names - u32::from(is_removed))
 }
 
 /// Orphans, and their data.

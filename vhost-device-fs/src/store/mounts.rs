@@ -48,6 +48,9 @@ const LOCAL: [u64; 6] = [
     0xca45_1a4e, // bcachefs
 ];
 
+/// Magic number of NFS, of all its versions.
+const NFS: u64 = 0x6969;
+
 /// The mounts, by number. Number 0 is the one of the shared directory.
 #[derive(Debug, Default)]
 pub(crate) struct MountTable {
@@ -98,11 +101,18 @@ impl MountTable {
 
     /// Whether closing a file on a mount does nothing to its data and has no error to tell.
     pub(crate) fn closes_silently(&self, mount: u32) -> bool {
+        self.get(mount).is_some_and(|mount| mount.is_local)
+    }
+
+    /// Whether an NFS client is what serves a mount.
+    pub(crate) fn is_nfs(&self, mount: u32) -> bool {
+        self.get(mount)
+            .is_some_and(|mount| mount.file_system == NFS)
+    }
+
+    fn get(&self, mount: u32) -> Option<Mount> {
         let mounts = self.mounts.read().unwrap_or_else(PoisonError::into_inner);
-        let mount = usize::try_from(mount)
-            .ok()
-            .and_then(|mount| mounts.get(mount));
-        mount.is_some_and(|mount| mount.is_local)
+        mounts.get(usize::try_from(mount).ok()?).copied()
     }
 
     /// All mounts, in the order of their numbers.
