@@ -5,13 +5,16 @@
 //! [`qmp`] (the machine) and [`console`] (the guest); [`migration`] moves it, live or through a
 //! file; [`channel`] disturbs it and [`snapshot`] looks into it. [`process`] owns the child processes, so that none outlives its test.
 //!
-//! Only [`fs_machine`], [`scsi_machine`], [`scsi_rig`] and [`show`] know a device: elsewhere one is a list of QEMU arguments.
+//! [`laboratory`] is a guest for experiments that this machine cannot have.
+//!
+//! Only [`fs_machine`], [`laboratory`], [`scsi_machine`], [`scsi_rig`] and [`show`] know a device: elsewhere one is a list of QEMU arguments.
 
 pub mod channel;
 pub mod console;
 pub mod fs_machine;
 pub mod gpu_machine;
 pub mod image;
+pub mod laboratory;
 pub mod migration;
 pub mod modules;
 pub mod process;

@@ -44,6 +44,9 @@ const SCSI_TOOLS: [&str; 6] = [
 /// Small programs that a guest of comparisons runs: of extended attributes, and of SCSI commands.
 const GUEST_TOOLS: [&str; 2] = ["attr", "sg3-utils"];
 
+/// Programs that make file systems, and that serve them.
+const LABORATORY_TOOLS: [&str; 4] = ["e2fsprogs", "xfsprogs", "btrfs-progs", "nfs-kernel-server"];
+
 /// What virtiofsd links with.
 const FS_PEER_LIBRARIES: [&str; 2] = ["libseccomp-dev", "libcap-ng-dev"];
 
@@ -195,6 +198,19 @@ pub fn id_map_tools() -> Result<PathBuf> {
     };
     apt::unpack(&tree, wanted, RECIPE).context("cannot fetch newuidmap and newgidmap")?;
     Ok(tree.join("usr/bin"))
+}
+
+/// Finds or fetches programs that make file systems and serve them.
+pub fn laboratory_tools() -> Result<Tree> {
+    let (cache, _lock) = cache()?;
+    let tree = Tree::new(cache.join("laboratory-tools"));
+    let wanted = apt::Wanted {
+        packages: LABORATORY_TOOLS.map(str::to_owned).to_vec(),
+        ..apt::Wanted::default()
+    };
+    apt::unpack(tree.folder(), wanted, RECIPE)
+        .context("cannot fetch the programs that make file systems and serve them")?;
+    Ok(tree)
 }
 
 /// Finds or fetches the GPU that comes with QEMU, for comparison: the program `vhost-user-gpu`.

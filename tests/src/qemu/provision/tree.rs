@@ -22,7 +22,8 @@ const LIBRARIES: [&str; 3] = [
 pub struct Tree(PathBuf);
 
 impl Tree {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    /// The folder, where packages were unpacked before.
+    pub fn new(folder: PathBuf) -> Self {
         Self(folder)
     }
 
