@@ -40,6 +40,11 @@ pub struct DaemonArgs {
     #[arg(long)]
     pub persistent: bool,
 
+    /// On SIGTERM, leave the connection and the device's state in the service manager's store of descriptors; when started,
+    /// go on with what an earlier daemon has left there.
+    #[arg(long)]
+    pub handover: bool,
+
     /// Longest time, in milliseconds, that SUSPEND waits for requests in flight.
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     pub suspend_timeout_ms: u64,

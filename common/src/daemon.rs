@@ -24,7 +24,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::args::DaemonArgs;
 use crate::device::{Device, StateSupport};
-use crate::protocol::{End, Host, Options, SessionError};
+use crate::protocol::{End, HandoverError, Host, Inheritance, Keeper, Options, SessionError};
 use crate::report;
 
 pub mod descriptors;
@@ -32,6 +32,7 @@ mod entrance;
 mod error;
 mod inherited;
 mod logging;
+mod store;
 
 pub use entrance::{Entrance, SocketFile, listen_at};
 pub use error::DaemonError;
@@ -127,17 +128,24 @@ pub fn serve<D: Device>(
     entrance: &Entrance,
     device: D,
 ) -> Result<(), DaemonError> {
-    let stop = stop_on_signal()?;
+    let store = entrance.store();
+    // What is in flight is waited for, where it would be lost to the guest otherwise.
+    let stop = stop_on_signal(store.is_none().then_some(GRACE))?;
     if let StateSupport::CannotBeSaved { reason } = device.state_support() {
+        if store.is_some() {
+            let text = format!("--handover, for a device that cannot be saved: {reason}");
+            return Err(DaemonError::usage(text));
+        }
         log::warn!("this device cannot be migrated or saved: {reason}");
     }
+    let mut inheritance = inherit(entrance, &device)?;
     let host = Host::new(device, args.options());
     log::info!("Waiting for vhost-user socket connection...");
-    while let Some(front_end) = entrance.accept(stop.as_fd())? {
-        log::info!("front-end connected");
-        match host.serve(&front_end, stop.as_fd()) {
+    while let Some((front_end, left)) = next(entrance, &mut inheritance, stop.as_fd())? {
+        let keeper = store.map(|store| -> &dyn Keeper { store });
+        match host.serve_kept(&front_end, stop.as_fd(), keeper, left) {
             Ok(End::FrontEndLeft) => log::info!("front-end disconnected"),
-            Ok(End::Stopped) => break,
+            Ok(End::Stopped | End::HandedOver) => break,
             Ok(End::Refused) if args.persistent => {}
             Ok(End::Refused) => {
                 return Err(DaemonError::Session(
@@ -154,6 +162,42 @@ pub fn serve<D: Device>(
         }
     }
     Ok(())
+}
+
+/// What an earlier daemon has left for this one, if there is something.
+fn inherit<D: Device>(entrance: &Entrance, device: &D) -> Result<Option<Inheritance>, DaemonError> {
+    let refused = |error: HandoverError| DaemonError::Session(error.into());
+    let Some(store) = entrance.store() else {
+        return Ok(None);
+    };
+    let parcel = store.parcel().map_err(DaemonError::host(
+        "what an earlier daemon has left cannot be read",
+    ))?;
+    let kind = device.info().kind;
+    parcel
+        .map(|parcel| parcel.unpack(kind))
+        .transpose()
+        .map_err(refused)
+}
+
+/// The next front-end: the one whose connection was left, then those that come. `None` if `stop` became readable first.
+fn next(
+    entrance: &Entrance,
+    inheritance: &mut Option<Inheritance>,
+    stop: BorrowedFd<'_>,
+) -> Result<Option<(UnixStream, Option<Inheritance>)>, DaemonError> {
+    if let Some(left) = inheritance.take() {
+        let front_end = left
+            .front_end()
+            .map_err(DaemonError::host("the connection cannot be duplicated"))?;
+        log::info!("going on with the connection of an earlier daemon");
+        return Ok(Some((front_end, Some(left))));
+    }
+    let accepted = entrance.accept(stop)?;
+    if accepted.is_some() {
+        log::info!("front-end connected");
+    }
+    Ok(accepted.map(|front_end| (front_end, None)))
 }
 
 /// A device that is served in this process, one connection after another, by whoever embeds it: what [`run`] is to a
@@ -174,7 +218,7 @@ impl<D: Device> Server<D> {
     /// Serves one front-end until it leaves, or until `stop` becomes readable.
     pub fn serve(&self, front_end: &UnixStream, stop: BorrowedFd<'_>) -> Result<(), DaemonError> {
         match self.0.serve(front_end, stop) {
-            Ok(End::FrontEndLeft | End::Stopped) => Ok(()),
+            Ok(End::FrontEndLeft | End::Stopped | End::HandedOver) => Ok(()),
             Ok(End::Refused) => Err(DaemonError::Session("a message was refused".into())),
             Err(error) => Err(DaemonError::Session(error.into())),
         }
@@ -187,16 +231,17 @@ fn is_of_the_connection(error: &SessionError) -> bool {
         SessionError::Relay(_) => true,
         SessionError::Link(_)
         | SessionError::Daemon(_)
+        | SessionError::TakeOver(_)
         | SessionError::Waker(_)
         | SessionError::Farewell(_) => false,
     }
 }
 
-/// A descriptor that becomes readable, for good, on SIGTERM or SIGINT. Should the process not have ended [`GRACE`] after
+/// A descriptor that becomes readable, for good, on SIGTERM or SIGINT. Should the process not have ended that long after
 /// that, because something in flight does not end, it is ended.
 ///
 /// SIGXFSZ is caught to be ignored: a write beyond `LimitFSIZE=` is to fail, and not to end the process.
-fn stop_on_signal() -> Result<OwnedFd, DaemonError> {
+fn stop_on_signal(grace: Option<Duration>) -> Result<OwnedFd, DaemonError> {
     let caught = DaemonError::host("signals cannot be caught");
     let (stop, stopper) = UnixStream::pair().map_err(DaemonError::host("no socket pair"))?;
     let mut signals =
@@ -207,7 +252,10 @@ fn stop_on_signal() -> Result<OwnedFd, DaemonError> {
             if signals.forever().any(|signal| signal != SIGXFSZ) {
                 log::info!("signal to end received");
                 drop(stopper);
-                std::thread::sleep(GRACE);
+                let Some(grace) = grace else {
+                    return;
+                };
+                std::thread::sleep(grace);
                 log::warn!("requests in flight have not ended; ending without them");
                 end_now();
             }

@@ -27,6 +27,7 @@ pub mod reserver;
 pub mod scenarios;
 pub mod scsi_client;
 pub mod scsi_suite;
+pub mod service_manager;
 pub mod stoppable_storage;
 pub mod tools;
 pub mod transfer_log;

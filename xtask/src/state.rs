@@ -125,7 +125,7 @@ fn decode(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Decoded {
         Some(DeviceKind::Gpu) => decode_as::<GpuState>(bytes, limits),
         Some(DeviceKind::Null) => decode_as::<NullState>(bytes, limits),
         Some(DeviceKind::Scsi) => decode_as::<ScsiState>(bytes, limits),
-        None => Decoded::No,
+        Some(DeviceKind::Connection) | None => Decoded::No,
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::store::Store;
 use super::{DaemonError, inherited};
 use crate::args::DaemonArgs;
 use crate::sandbox::{Access, Reachable};
@@ -20,6 +21,8 @@ pub struct Entrance {
     socket: inherited::Socket,
     /// If the socket is ours.
     file: Option<SocketFile>,
+    /// Where a connection is left for the next daemon, if it is.
+    store: Option<Store>,
 }
 
 /// A socket of ours in the file system. It is removed when this is dropped.
@@ -43,10 +46,12 @@ impl SocketFile {
 impl Entrance {
     /// What the options name.
     pub fn open(args: &DaemonArgs) -> Result<Self, DaemonError> {
+        let store = args.handover.then(Store::open).transpose()?;
         if let Some(path) = &args.socket_path {
             let entrance = Self {
                 socket: inherited::Socket::Listening(listen_at(path)?),
                 file: Some(SocketFile(path.clone())),
+                store,
             };
             // From here on the socket is removed if something fails.
             if let Some(group) = &args.socket_group {
@@ -63,7 +68,11 @@ impl Entrance {
         };
         let socket =
             inherited::socket(fd).map_err(|source| DaemonError::Descriptor { fd, source })?;
-        Ok(Self { socket, file: None })
+        Ok(Self {
+            socket,
+            file: None,
+            store,
+        })
     }
 
     /// The folder of a socket of ours will have another path, that `moved` gives for its present one.
@@ -95,6 +104,10 @@ impl Entrance {
     /// Takes the file from the entrance, which can be used without it.
     pub fn take_file(&mut self) -> Option<SocketFile> {
         self.file.take()
+    }
+
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
     }
 
     pub(super) fn is_single(&self) -> bool {

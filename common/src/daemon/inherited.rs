@@ -23,11 +23,46 @@ pub(super) enum Socket {
     Listening(UnixListener),
 }
 
-/// The socket that the service manager passes, if it passes exactly one to this process (`sd_listen_fds(3)`).
-pub(super) fn activated() -> Option<RawFd> {
+/// The name of the descriptor that a daemon leaves in the service manager's store.
+pub(super) const STORED: &str = "vhost-user-connection";
+
+/// Most descriptors that a service manager is believed to pass.
+const LISTEN_FDS_MAX: u32 = 1024;
+
+/// The descriptors that the service manager passes to this process, with their names (`sd_listen_fds_with_names(3)`).
+fn passed() -> Vec<(RawFd, String)> {
     let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    (number("LISTEN_PID") == Some(std::process::id()) && number("LISTEN_FDS") == Some(1))
-        .then_some(LISTEN_FDS_START)
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Vec::new();
+    }
+    let count = number("LISTEN_FDS").unwrap_or(0).min(LISTEN_FDS_MAX);
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(str::to_owned);
+    let numbers = (LISTEN_FDS_START..).take(usize::try_from(count).unwrap_or(0));
+    numbers
+        .zip(names.chain(std::iter::repeat_with(String::new)))
+        .collect()
+}
+
+/// The socket that the service manager passes, if it passes exactly one, beside what is from its store.
+pub(super) fn activated() -> Option<RawFd> {
+    let mut sockets = passed();
+    sockets.retain(|(_, name)| name != STORED);
+    match sockets.as_slice() {
+        [(fd, _)] => Some(*fd),
+        _ => None,
+    }
+}
+
+/// What an earlier daemon has left in the service manager's store.
+pub(super) fn stored() -> io::Result<Option<OwnedFd>> {
+    let Some((fd, _)) = passed().into_iter().find(|(_, name)| name == STORED) else {
+        return Ok(None);
+    };
+    // SAFETY: the service manager has opened it for this process, under a name that nothing else has.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
+    Ok(Some(owned))
 }
 
 /// Takes over descriptor `fd`, which must be a UNIX stream socket.

@@ -22,7 +22,7 @@ use vmm_sys_util::event::{
 use super::control::Control;
 use super::dirty_log::{DirtyLog, LogSwitch};
 use super::exit_events::ExitEvents;
-use super::transfer::{Preparation, Transfers};
+use super::transfer::{Preparation, TransferError, Transfers};
 use super::vring::Vring;
 use crate::device::{Device, DeviceInfo, StateSupport};
 use crate::gate::Lane;
@@ -55,6 +55,17 @@ impl<D: Device> Adapter<D> {
     pub(crate) fn disconnect(&self) {
         self.transfers.cancel();
         self.preparation.finish();
+    }
+
+    /// The device's state, for the next daemon.
+    pub(super) fn save_whole(&self) -> Result<File, TransferError> {
+        self.preparation.finish();
+        self.transfers.save_whole()
+    }
+
+    /// The state that another daemon has left.
+    pub(super) fn load_whole(&self, file: &mut File) -> Result<(), TransferError> {
+        self.transfers.load_whole(file)
     }
 
     /// The epoll token of the event by which a worker is told to look at its rings again. The stock event loop keeps

@@ -12,6 +12,7 @@ pub mod codec;
 mod control;
 pub mod dirty_log;
 mod exit_events;
+mod handover;
 pub(crate) mod inflight;
 mod membarrier;
 pub mod messages;
@@ -24,6 +25,9 @@ mod transfer;
 mod trust;
 pub(crate) mod vring;
 
+pub(crate) use handover::{
+    HandoverError, Inheritance, Keeper, PARCEL_BYTES_MAX, PARCEL_FILES_MAX, Parcel,
+};
 pub(crate) use relay::End;
 pub use session::Options;
 pub(crate) use session::{Host, SessionError};

@@ -8,15 +8,18 @@
 //! Knows messages, and [`Explicit`]; knows no device.
 
 mod answers;
+mod repeat;
 
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::codec::{CodecError, Message, receive, send};
+use super::handover::Record;
 use super::inflight::{InflightError, Regions};
 use super::messages::{Request, decode_u64, encode_u64, protocol_feature};
 use super::trust::{self, TrustError};
@@ -52,6 +55,8 @@ pub(crate) enum End {
     Refused,
     /// The daemon is to end.
     Stopped,
+    /// The daemon is to end, and the next one goes on with the connection.
+    HandedOver,
 }
 
 /// The connection broke.
@@ -69,6 +74,21 @@ pub(crate) enum RelayError {
     Inflight(#[source] InflightError),
     #[error("host: cannot wait for messages")]
     Wait(#[source] std::io::Error),
+    #[error("host: a descriptor of the front-end cannot be duplicated")]
+    Duplicate(#[source] std::io::Error),
+    #[error("the stock daemon does not accept what an earlier one did")]
+    NotRepeated,
+}
+
+/// How long to wait for messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until<'a> {
+    /// Until this becomes readable.
+    Readable(BorrowedFd<'a>),
+    /// Until then.
+    At(Instant),
+    /// However long it takes.
+    Never,
 }
 
 /// One connection.
@@ -82,6 +102,10 @@ pub(crate) struct Relay<'a> {
     acked: u64,
     /// `GET_FEATURES` of the front-end that are not answered yet.
     awaited: u32,
+    /// What is to be said to the next daemon, if there may be one.
+    record: Option<Record>,
+    /// Replies are for nobody: the front-end had its own from an earlier daemon.
+    repeating: bool,
 }
 
 impl<'a> Relay<'a> {
@@ -98,16 +122,27 @@ impl<'a> Relay<'a> {
             regions,
             acked: 0,
             awaited: 0,
+            record: None,
+            repeating: false,
         }
     }
 
-    /// Forwards until one side closes, or `stop` becomes readable; closes both sides then.
-    pub(crate) fn run(mut self, stop: BorrowedFd<'_>) -> Result<End, RelayError> {
-        let result = self.forward_all(stop);
-        for side in [self.front_end, self.back_end] {
-            let _closed_already = side.shutdown(Shutdown::Both);
+    /// From here on it is kept what a new daemon would have to be told.
+    pub(crate) fn keep_record(&mut self) {
+        self.record = Some(Record::new());
+    }
+
+    /// Closes the link to the stock daemon, and the connection, unless somebody else goes on with it.
+    pub(crate) fn close(&self, connection: bool) {
+        let _closed_already = self.back_end.shutdown(Shutdown::Both);
+        if connection {
+            let _closed_already = self.front_end.shutdown(Shutdown::Both);
         }
-        match result {
+    }
+
+    /// Forwards until one side closes, or the wait is over.
+    pub(crate) fn run(&mut self, until: Until<'_>) -> Result<End, RelayError> {
+        match self.forward_all(until) {
             // It closed with a reply unread, or before one was sent.
             Err(RelayError::FrontEnd(error)) if error.peer_is_gone() => Ok(End::FrontEndLeft),
             // Likewise the stock daemon, over a message that was not the last.
@@ -116,12 +151,12 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn forward_all(&mut self, stop: BorrowedFd<'_>) -> Result<End, RelayError> {
+    fn forward_all(&mut self, until: Until<'_>) -> Result<End, RelayError> {
         loop {
-            let end = match self.wait(stop, PollFlags::IN)? {
+            let end = match self.wait(until, PollFlags::IN)? {
                 Side::Stop => Some(End::Stopped),
                 Side::BackEnd => self.reply()?,
-                Side::FrontEnd => self.request(stop)?,
+                Side::FrontEnd => self.request(until)?,
             };
             if let Some(end) = end {
                 return Ok(end);
@@ -131,37 +166,47 @@ impl<'a> Relay<'a> {
 
     /// The side to look at next; the front-end only for `interest`, and for its end. Replies first: they answer earlier
     /// requests.
-    fn wait(&self, stop: BorrowedFd<'_>, interest: PollFlags) -> Result<Side, RelayError> {
-        let mut sides = [
-            PollFd::from_borrowed_fd(stop, PollFlags::IN),
-            PollFd::new(self.back_end, PollFlags::IN),
-            PollFd::new(self.front_end, interest),
+    fn wait(&self, until: Until<'_>, interest: PollFlags) -> Result<Side, RelayError> {
+        let mut order = vec![
+            (PollFd::new(self.back_end, PollFlags::IN), Side::BackEnd),
+            (PollFd::new(self.front_end, interest), Side::FrontEnd),
         ];
+        if let Until::Readable(stop) = until {
+            let stop = PollFd::from_borrowed_fd(stop, PollFlags::IN);
+            order.insert(0, (stop, Side::Stop));
+        }
+        let (mut polled, sides): (Vec<_>, Vec<_>) = order.into_iter().unzip();
         loop {
-            match poll(&mut sides, None) {
+            let mut timeout = None;
+            if let Until::At(end) = until {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(Side::Stop);
+                }
+                timeout = Timespec::try_from(left).ok();
+            }
+            match poll(&mut polled, timeout.as_ref()) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(RelayError::Wait(error.into())),
             }
-            let [stop, back_end, front_end] = &sides;
-            for (poll, side) in [
-                (stop, Side::Stop),
-                (back_end, Side::BackEnd),
-                (front_end, Side::FrontEnd),
-            ] {
-                if !poll.revents().is_empty() {
-                    return Ok(side);
-                }
+            let mut found = polled.iter().zip(&sides);
+            if let Some((_, side)) = found.find(|(polled, _)| !polled.revents().is_empty()) {
+                return Ok(*side);
             }
         }
     }
 
-    fn request(&mut self, stop: BorrowedFd<'_>) -> Result<Option<End>, RelayError> {
-        let Some(mut message) = receive(self.front_end).map_err(RelayError::FrontEnd)? else {
-            return Ok(Some(End::FrontEndLeft));
-        };
+    fn request(&mut self, until: Until<'_>) -> Result<Option<End>, RelayError> {
+        match receive(self.front_end).map_err(RelayError::FrontEnd)? {
+            Some(message) => self.take(message, until),
+            None => Ok(Some(End::FrontEndLeft)),
+        }
+    }
+
+    fn take(&mut self, mut message: Message, until: Until<'_>) -> Result<Option<End>, RelayError> {
         if self.is_ours(message.request) {
-            if let Some(end) = self.barrier(stop)? {
+            if let Some(end) = self.barrier(until)? {
                 return Ok(Some(end));
             }
             self.answer(message)?;
@@ -178,6 +223,12 @@ impl<'a> Relay<'a> {
             _ => trust::check(&message)?,
         }
         send(self.back_end, &message).map_err(RelayError::BackEnd)?;
+        if let Some(record) = &mut self.record {
+            if message.request == Request::SET_PROTOCOL_FEATURES {
+                message.body = encode_u64(self.acked);
+            }
+            record.note(message);
+        }
         Ok(None)
     }
 
@@ -201,6 +252,9 @@ impl<'a> Relay<'a> {
             Request::GET_FEATURES => self.awaited = self.awaited.saturating_sub(1),
             _ => {}
         }
+        if self.repeating {
+            return Ok(());
+        }
         send(self.front_end, &message).map_err(RelayError::FrontEnd)
     }
 
@@ -208,11 +262,11 @@ impl<'a> Relay<'a> {
     /// order, and always answers `GET_FEATURES`. Without it SUSPEND would overtake messages that need no reply.
     ///
     /// A message before it may wait for a request that never ends: the front-end's leaving ends this wait, too.
-    fn barrier(&mut self, stop: BorrowedFd<'_>) -> Result<Option<End>, RelayError> {
+    pub(super) fn barrier(&mut self, until: Until<'_>) -> Result<Option<End>, RelayError> {
         let question = Message::new(Request::GET_FEATURES, Vec::new());
         send(self.back_end, &question).map_err(RelayError::BackEnd)?;
         loop {
-            match self.wait(stop, PollFlags::RDHUP)? {
+            match self.wait(until, PollFlags::RDHUP)? {
                 Side::Stop => return Ok(Some(End::Stopped)),
                 Side::FrontEnd => return Ok(Some(End::FrontEndLeft)),
                 Side::BackEnd => {}

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{
@@ -20,14 +20,18 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::adapter::Adapter;
 use super::control::Control;
+use super::handover::{self, HandoverError, Inheritance, Keeper};
 use super::inflight::Regions;
-use super::relay::{End, Explicit, Relay, RelayError};
+use super::relay::{End, Explicit, Relay, RelayError, Until};
 use super::transfer::{TransferOptions, Transfers};
 use super::vring::{Connection, RingObserver, observed};
 use crate::device::{Device, NoDisplay, SuspendError};
 
 /// Time that requests in flight get when the front-end has gone.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How long a device works on after it could not be handed over, before that is tried again.
+const RESPITE: Duration = Duration::from_secs(1);
 
 /// Limits of one device.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +63,8 @@ pub(crate) enum SessionError {
     Waker(#[source] io::Error),
     #[error("host: no thread for requests that outlive the connection")]
     Farewell(#[source] io::Error),
+    #[error("what another daemon has left cannot be gone on with; it is still kept")]
+    TakeOver(#[source] HandoverError),
     #[error(transparent)]
     Relay(#[from] RelayError),
 }
@@ -104,9 +110,20 @@ impl<D: Device> Host<D> {
         front_end: &UnixStream,
         stop: BorrowedFd<'_>,
     ) -> Result<End, SessionError> {
+        self.serve_kept(front_end, stop, None, None)
+    }
+
+    /// The same, where `keeper` gets the connection when `stop` becomes readable. It is gone on with, if it is inherited.
+    pub(crate) fn serve_kept(
+        &self,
+        front_end: &UnixStream,
+        stop: BorrowedFd<'_>,
+        keeper: Option<&dyn Keeper>,
+        inheritance: Option<Inheritance>,
+    ) -> Result<End, SessionError> {
         let transfers = Transfers::new(Arc::clone(&self.device), self.options.transfer);
         let adapter = Arc::new(Adapter::new(Arc::clone(&self.control), transfers));
-        self.run(&adapter, front_end, stop)
+        self.run(&adapter, front_end, stop, keeper, inheritance)
     }
 
     fn run(
@@ -114,6 +131,8 @@ impl<D: Device> Host<D> {
         adapter: &Arc<Adapter<D>>,
         front_end: &UnixStream,
         stop: BorrowedFd<'_>,
+        keeper: Option<&dyn Keeper>,
+        inheritance: Option<Inheritance>,
     ) -> Result<End, SessionError> {
         let (mut listener, back_end) = private_link().map_err(SessionError::Link)?;
         let observer: Weak<dyn RingObserver> = Arc::<Control<D>>::downgrade(&self.control);
@@ -138,7 +157,10 @@ impl<D: Device> Host<D> {
             .map_err(|error| SessionError::Daemon(error.to_string()))?;
         self.control.connect();
         let regions = connection.regions.clone();
-        let end = Relay::new(front_end, &back_end, &*self.control, regions).run(stop);
+        let mut relay = Relay::new(front_end, &back_end, &*self.control, regions);
+        let end = self.relay(adapter, &mut relay, stop, keeper, inheritance);
+        let kept = matches!(end, Ok(End::HandedOver) | Err(SessionError::TakeOver(_)));
+        relay.close(!kept);
 
         // The stock thread may be waiting for a ring or for a transfer; nobody else does any more.
         connection.retired.set();
@@ -153,10 +175,44 @@ impl<D: Device> Host<D> {
         let drained = self.control.disconnect(FAREWELL);
         self.control.set_wakers(Vec::new());
         bury(daemon, drained)?;
-        if let (Ok(End::Refused), Err(error)) = (&end, stock) {
+        if let (Ok(End::Refused) | Err(SessionError::TakeOver(_)), Err(error)) = (&end, stock) {
             log::error!("connection closed: {error}");
         }
-        Ok(end?)
+        end
+    }
+
+    /// Goes on with what was left, if something was; relays; and leaves it to the next daemon, if there may be one.
+    fn relay(
+        &self,
+        adapter: &Adapter<D>,
+        relay: &mut Relay<'_>,
+        stop: BorrowedFd<'_>,
+        keeper: Option<&dyn Keeper>,
+        inheritance: Option<Inheritance>,
+    ) -> Result<End, SessionError> {
+        let Some(keeper) = keeper else {
+            return Ok(relay.run(Until::Readable(stop))?);
+        };
+        relay.keep_record();
+        if let Some(inheritance) = inheritance {
+            handover::take_over(&self.control, adapter, relay, inheritance, keeper)
+                .map_err(SessionError::TakeOver)?;
+        }
+        let mut until = Until::Readable(stop);
+        loop {
+            let end = relay.run(until)?;
+            if end != End::Stopped {
+                return Ok(end);
+            }
+            match handover::leave(&self.control, adapter, relay, keeper) {
+                Ok(end) => return Ok(end),
+                Err(error) => log::warn!(
+                    "the connection cannot be left to the next daemon yet: {}",
+                    crate::report::chain(&error)
+                ),
+            }
+            until = Until::At(Instant::now() + RESPITE);
+        }
     }
 
     /// Gives each worker an event by which RESUME makes it look at its rings again.

@@ -7,6 +7,8 @@
 //!
 //! Knows the state stream as a whole, and none of its sections.
 
+mod whole;
+
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;

@@ -14,6 +14,8 @@ pub enum DeviceKind {
     Gpu = 16,
     /// File system.
     Fs = 26,
+    /// No device: the connection that one daemon leaves to the next.
+    Connection = 0xffe0,
     /// The test device, far from every number that virtio has given out.
     Null = 0xfff0,
 }
@@ -35,6 +37,7 @@ impl DeviceKind {
             Self::Scsi => "scsi",
             Self::Gpu => "gpu",
             Self::Fs => "fs",
+            Self::Connection => "connection",
             Self::Null => "null",
         }
     }
@@ -45,6 +48,7 @@ impl DeviceKind {
             8 => Some(Self::Scsi),
             16 => Some(Self::Gpu),
             26 => Some(Self::Fs),
+            0xffe0 => Some(Self::Connection),
             0xfff0 => Some(Self::Null),
             _ => None,
         }
@@ -75,7 +79,13 @@ mod tests {
             .filter_map(|number| DeviceKind::try_from(number).ok())
             .map(|kind| (kind.as_u16(), kind.to_string()))
             .collect();
-        let expected = [(8, "scsi"), (16, "gpu"), (26, "fs"), (0xfff0, "null")];
+        let expected = [
+            (8, "scsi"),
+            (16, "gpu"),
+            (26, "fs"),
+            (0xffe0, "connection"),
+            (0xfff0, "null"),
+        ];
         assert_eq!(
             known,
             expected.map(|(number, name)| (number, name.to_owned()))

@@ -32,10 +32,20 @@ pub struct Process {
 impl Process {
     /// Starts `command`; its standard output and error go to the file `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        Self::start_with_input(name, command, log, Stdio::null())
+    }
+
+    /// [`start`](Self::start), with a standard input.
+    pub fn start_with_input(
+        name: &str,
+        command: &mut Command,
+        log: &Path,
+        input: Stdio,
+    ) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("creating {}", log.display()))?;
         let parent = rustix::process::getpid();
         command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(output.try_clone()?)
             .stderr(output);
         // SAFETY: the closure runs between fork and exec and calls nothing but prctl and getppid,

@@ -138,7 +138,7 @@ impl Fault {
         let device = |kind| match kind {
             // QEMU's own words.
             DeviceKind::Fs => "virtio-user-fs device".to_owned(),
-            DeviceKind::Scsi | DeviceKind::Gpu | DeviceKind::Null => {
+            DeviceKind::Scsi | DeviceKind::Gpu | DeviceKind::Connection | DeviceKind::Null => {
                 format!("vhost-user-{kind}-stateful device")
             }
         };

@@ -4,6 +4,8 @@
 //! time. What comes back is checked at once: that it was waited for, how it ended, and what was read. Commands that have not been
 //! done are sent again, as a guest's kernel would. Knows nothing of crashes but that [`Load::reconnect`] is called after one.
 
+mod tally;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,23 +39,10 @@ const RESPONSE_RESET: u8 = 4;
 /// ABORTED COMMAND, INTERNAL TARGET FAILURE.
 const INTERRUPTED: Sense = Sense(0xb, 0x44, 0x00);
 
+pub use tally::Tally;
+
 /// Turns a hang into a failure.
 const DEADLINE: Duration = Duration::from_mins(1);
-
-/// What has happened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Commands that came back done.
-    pub done: u64,
-    /// Commands that were in flight at a crash.
-    pub interrupted: u64,
-    /// COMPARE AND WRITEs of which the device did not know whether they were done.
-    pub unknown: u64,
-    /// Of those, the ones that were.
-    pub unknown_and_done: u64,
-    /// Task management functions that came back.
-    pub tasks: u64,
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Work {
@@ -82,6 +71,8 @@ enum End {
     Done,
     NotDone,
     Unknown,
+    /// The device was given it once more after a crash.
+    Interrupted,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -235,7 +226,7 @@ impl Load {
         Ok(match (response, status, Sense::parse(sense)) {
             (RESPONSE_OK, GOOD, _) => End::Done,
             (RESPONSE_OK, CHECK_CONDITION, Some(Sense(6, _, _))) => End::NotDone,
-            (RESPONSE_OK, CHECK_CONDITION, Some(INTERRUPTED)) if is_replace => End::Unknown,
+            (RESPONSE_OK, CHECK_CONDITION, Some(INTERRUPTED)) if is_replace => End::Interrupted,
             (RESPONSE_ABORTED | RESPONSE_RESET, _, _) => End::Unknown,
             (response, status, sense) => {
                 bail!("response {response}, status {status:#x}, sense {sense:?}")
@@ -265,12 +256,13 @@ impl Load {
                 self.tally.unknown_and_done += u64::from(done);
                 if done { version } else { known }
             }
-            (End::Unknown, Work::Replace { version }) => {
+            (End::Unknown | End::Interrupted, Work::Replace { version }) => {
                 self.tally.unknown += 1;
+                self.tally.repeated += u64::from(matches!(end, End::Interrupted));
                 let work = Work::Find { version };
                 return self.submit(Job { block, work });
             }
-            (End::NotDone | End::Unknown, _) => return self.submit(job),
+            (End::NotDone | End::Unknown | End::Interrupted, _) => return self.submit(job),
         };
         *self.versions.get_mut(block).context("no such block")? = now;
         *self.busy.get_mut(block).context("no such block")? = false;

@@ -30,14 +30,16 @@ impl Relay<'_> {
     }
 
     pub(super) fn answer(&mut self, message: Message) -> Result<(), RelayError> {
-        match (message.request, &self.regions) {
+        match (message.request, self.regions.clone()) {
             (Request::GET_INFLIGHT_FD, Some(regions)) => {
-                let reply = new_region(regions, &message)?;
+                let reply = new_region(&regions, &message)?;
+                self.note_region(&reply)?;
                 send(self.front_end, &reply).map_err(RelayError::FrontEnd)
             }
             (Request::SET_INFLIGHT_FD, Some(regions)) => {
                 let acknowledged = self.is_acknowledged(&message);
-                match use_region(regions, message) {
+                self.note_region(&message)?;
+                match use_region(&regions, message) {
                     // Without an acknowledgement the front-end would believe that nothing can get lost.
                     Err(error) if !acknowledged => Err(RelayError::Inflight(error)),
                     Err(error) => {
@@ -53,7 +55,24 @@ impl Relay<'_> {
         }
     }
 
-    fn suspend_or_resume(&self, message: &Message) -> Result<(), RelayError> {
+    /// The next daemon goes on with the same region: by then nothing is in flight in it.
+    fn note_region(&mut self, message: &Message) -> Result<(), RelayError> {
+        let Some(record) = &mut self.record else {
+            return Ok(());
+        };
+        let mut same = Message::new(Request::SET_INFLIGHT_FD, message.body.clone());
+        for file in &message.files {
+            let file = file.try_clone().map_err(RelayError::Duplicate)?;
+            same.files.push(file);
+        }
+        // Without a file there is no region: a refusal.
+        if !same.files.is_empty() {
+            record.note(same);
+        }
+        Ok(())
+    }
+
+    fn suspend_or_resume(&mut self, message: &Message) -> Result<(), RelayError> {
         let request = message.request;
         if !message.body.is_empty() || !message.files.is_empty() {
             return Err(RelayError::NotEmpty { request });
@@ -68,6 +87,11 @@ impl Relay<'_> {
         match &result {
             Ok(()) => log::info!("{request} result=ok us={}", began.elapsed().as_micros()),
             Err(error) => log::error!("SUSPEND refused: {}", report::chain(error)),
+        }
+        if let Some(record) = &mut self.record
+            && result.is_ok()
+        {
+            record.set_suspended(request == Request::SUSPEND);
         }
         if self.is_acknowledged(message) {
             self.acknowledge(request, result.is_ok())?;

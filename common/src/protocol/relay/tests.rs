@@ -57,6 +57,12 @@ impl Explicit for Seen {
     }
 }
 
+fn run(mut relay: Relay<'_>, stop: BorrowedFd<'_>) -> Result<End, RelayError> {
+    let end = relay.run(Until::Readable(stop));
+    relay.close(true);
+    end
+}
+
 /// A back-end that is slow to look, answers what has a reply, and closes on what it does not know, as the stock one does.
 fn back_end(socket: &UnixStream, seen: &Seen) {
     while let Ok(Some(message)) = receive(socket) {
@@ -101,7 +107,7 @@ fn relayed_with(
     let result = thread::scope(|scope| {
         scope.spawn(|| back_end(&stock, &seen));
         scope.spawn(|| front_end(near, &seen));
-        Relay::new(&far, &link, &seen, regions).run(stop.as_fd())
+        run(Relay::new(&far, &link, &seen, regions), stop.as_fd())
     });
     (result, seen)
 }
@@ -279,7 +285,7 @@ fn descriptors_are_forwarded_with_their_message() {
     let (stop, stopper) = UnixStream::pair().unwrap();
     let seen = Seen::default();
     thread::scope(|scope| {
-        let relay = scope.spawn(|| Relay::new(&far, &link, &seen, None).run(stop.as_fd()));
+        let relay = scope.spawn(|| run(Relay::new(&far, &link, &seen, None), stop.as_fd()));
         let mut message = Message::new(Request::SET_VRING_CALL, encode_u64(0));
         let (ours, theirs) = UnixStream::pair().unwrap();
         message.files.push(theirs.into());

@@ -79,7 +79,7 @@ impl Setup {
                 vec!["--lun".into(), unit.into()]
             }
             DeviceKind::Gpu => vec!["--migratable".into()],
-            DeviceKind::Null => bail!("no machine has a null device"),
+            DeviceKind::Connection | DeviceKind::Null => bail!("no machine has a null device"),
         };
         if self.writes_oldest {
             let version = oldest(kind).to_string();
@@ -106,7 +106,7 @@ impl Setup {
         match kind {
             DeviceKind::Fs => config = config.with_fs("share", &socket),
             DeviceKind::Scsi => config = config.with_scsi("disk", &socket),
-            DeviceKind::Gpu | DeviceKind::Null => {
+            DeviceKind::Gpu | DeviceKind::Connection | DeviceKind::Null => {
                 let (width, height) = SCREEN;
                 config.devices.extend([
                     "-chardev".to_owned(),
@@ -126,6 +126,6 @@ pub fn oldest(kind: DeviceKind) -> u16 {
         DeviceKind::Fs => FsState::VERSION_OLDEST,
         DeviceKind::Scsi => ScsiState::VERSION_OLDEST,
         DeviceKind::Gpu => GpuState::VERSION_OLDEST,
-        DeviceKind::Null => 0,
+        DeviceKind::Connection | DeviceKind::Null => 0,
     }
 }
