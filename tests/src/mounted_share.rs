@@ -70,6 +70,11 @@ impl Share {
         &self.options
     }
 
+    /// What the daemon of this moment has logged.
+    pub fn log(&self) -> Result<String> {
+        self.daemon.log()
+    }
+
     /// A second guest's daemon.
     pub fn another_daemon(&self) -> Result<Daemon> {
         start(self.folder.path(), &self.options)

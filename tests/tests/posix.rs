@@ -5,17 +5,17 @@
 //! The measure is the bare file system in the same run: a case may fail or be skipped through the bridge only if it does so
 //! there, too.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tests::bridge::Bridge;
 use tests::daemon_runner::Daemon;
 use tests::guest::machine::Manner;
+use tests::pjdfstest::{CONFIGURATION, Verdicts, verdicts, worse};
 use tests::tools::{FSX, PJDFSTEST};
 
 /// Turns a hang into a failure.
@@ -23,24 +23,6 @@ const DEADLINE: Duration = Duration::from_mins(10);
 
 /// Time between two migrations.
 const MIGRATION_INTERVAL: Duration = Duration::from_millis(700);
-
-/// pjdfstest switches users by name; these two are on every Debian.
-const CONFIGURATION: &str = r#"
-[features]
-posix_fallocate = {}
-utimensat = {}
-[settings]
-naptime = 0.01
-allow_remount = false
-[dummy_auth]
-entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
-"#;
-
-/// Cases that pjdfstest itself leaves out on any FUSE file system, with its reason.
-const LEFT_OUT: [&str; 1] = [
-    // It asks pathconf(3) for the greatest number of links, which glibc derives from the type of the file system.
-    "link::link_count_max",
-];
 
 /// A share, a daemon for it, and the kernel's FUSE client on top.
 struct Mounted {
@@ -100,10 +82,7 @@ fn daemon(share: &Path) -> Result<Daemon> {
 }
 
 /// pjdfstest's verdict on each case, in the folder `path`.
-fn pjdfstest(
-    path: &Path,
-    during: impl FnOnce(&mut Child) -> Result<()>,
-) -> Result<BTreeMap<String, String>> {
+fn pjdfstest(path: &Path, during: impl FnOnce(&mut Child) -> Result<()>) -> Result<Verdicts> {
     let folder = tempfile::tempdir()?;
     let configuration = folder.path().join("pjdfstest.toml");
     fs::write(&configuration, CONFIGURATION)?;
@@ -119,48 +98,6 @@ fn pjdfstest(
     during(&mut child)?;
     child.wait()?; // not zero when a case fails, which is judged below
     verdicts(&fs::read_to_string(&output)?)
-}
-
-fn verdicts(output: &str) -> Result<BTreeMap<String, String>> {
-    let mut verdicts = BTreeMap::new();
-    for line in output.lines() {
-        let mut words = line.split_whitespace();
-        if let (Some(case), Some(verdict)) = (words.next(), words.next())
-            && case.contains("::")
-        {
-            verdicts.insert(case.to_owned(), verdict.to_owned());
-        }
-    }
-    // A run that broke off must not look like one without failures.
-    let total = output
-        .lines()
-        .find(|line| line.starts_with("Summary:"))
-        .and_then(|line| line.split_whitespace().rev().nth(1)?.parse::<usize>().ok());
-    let Some(total) = total else {
-        bail!("the suite has not come to its end:\n{output}");
-    };
-    ensure!(
-        total > 300 && verdicts.len() == total,
-        "{total} cases, {} verdicts",
-        verdicts.len()
-    );
-    Ok(verdicts)
-}
-
-/// What is worse in `ours` than in `bare`.
-fn worse(bare: &BTreeMap<String, String>, ours: &BTreeMap<String, String>) -> Vec<String> {
-    let failed = |verdict: &str| verdict.to_lowercase().contains("fail");
-    bare.iter()
-        .filter_map(|(case, expected)| {
-            let verdict = ours.get(case).map_or("missing", String::as_str);
-            let left_out = verdict == "skipped" && LEFT_OUT.contains(&case.as_str());
-            let fine = left_out
-                || verdict == "ok"
-                || verdict == expected
-                || (failed(verdict) && failed(expected));
-            (!fine).then(|| format!("{case}: {verdict}, but {expected} without us"))
-        })
-        .collect()
 }
 
 fn compare(migrating: bool) -> Result<()> {
@@ -237,27 +174,4 @@ fn fsx_finds_no_difference() -> Result<()> {
 #[test]
 fn fsx_finds_no_difference_during_migrations() -> Result<()> {
     fsx(10_000, 2, true)
-}
-
-/// The judge itself: a failure that the bare file system does not have is seen, and so is a run that broke off.
-#[test]
-fn a_difference_would_be_found() {
-    let table = |text: &str| -> BTreeMap<String, String> {
-        text.split(", ")
-            .map(|entry| entry.split_once('=').unwrap())
-            .map(|(case, verdict)| (case.to_owned(), verdict.to_owned()))
-            .collect()
-    };
-    let bare = table("a::b=ok, a::c=FAILED, a::d=skipped");
-    assert_eq!(worse(&bare, &bare), Vec::<String>::new());
-    assert_eq!(
-        worse(&bare, &table("a::b=FAILED, a::c=ok, a::d=ok")).len(),
-        1
-    );
-    assert_eq!(
-        worse(&bare, &table("a::b=skipped, a::c=FAILED, a::d=FAILED")).len(),
-        2
-    );
-    assert_eq!(worse(&bare, &table("a::b=ok, a::c=FAILED")).len(), 1);
-    assert!(verdicts("a::b ok\n").is_err());
 }

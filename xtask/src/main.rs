@@ -9,6 +9,7 @@ mod e2e;
 mod fuzz;
 mod peers;
 mod qemu_module;
+mod soak;
 mod state;
 mod table;
 mod tidy;
@@ -31,6 +32,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Build the module that gives QEMU device types whose state migrates
     QemuModule,
+    /// Let file system programs work for minutes while their device is stopped, saved and moved, and look for differences
+    Soak(soak::Options),
     /// Show or verify a saved device state
     #[command(subcommand)]
     State(state::Command),
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::E2e(options) => e2e::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::QemuModule => qemu_module::run(),
+        Command::Soak(options) => soak::run(&options),
         Command::State(command) => state::run(&command),
         Command::Test => checks::run(),
         Command::Tidy => tidy::run(),

@@ -48,7 +48,7 @@ pub struct Traffic {
     pub in_flight_now: usize,
     /// Most requests in flight at a time.
     pub in_flight_most: usize,
-    /// Requests in flight, summed over all migrations and snapshots at the moment they began.
+    /// Requests in flight, summed over all migrations, snapshots, stops and suspends at the moment they began.
     pub in_flight_at_stop: usize,
 }
 
@@ -94,6 +94,26 @@ impl Bridge {
         self.ask(Command::Snapshot(answer), &receiver)
     }
 
+    /// Stops all rings, as a VMM does that stops its guest's processors. Requests go on being put on them.
+    pub fn stop(&mut self) -> Result<()> {
+        self.order(Command::Stop)
+    }
+
+    /// Starts them again.
+    pub fn start(&mut self) -> Result<()> {
+        self.order(Command::Start)
+    }
+
+    /// Suspends the device, by SUSPEND. Requests go on being put on its rings.
+    pub fn suspend(&mut self) -> Result<()> {
+        self.order(Command::Suspend)
+    }
+
+    /// Resumes it, by RESUME.
+    pub fn resume(&mut self) -> Result<()> {
+        self.order(Command::Resume)
+    }
+
     /// What went over the bridge so far.
     pub fn traffic(&mut self) -> Result<Traffic> {
         let (answer, receiver) = mpsc::channel();
@@ -110,6 +130,11 @@ impl Bridge {
     pub fn unmount(mut self) -> Result<Traffic> {
         self.mount.unmount()?;
         self.join()
+    }
+
+    fn order(&mut self, order: fn(Sender<Result<()>>) -> Command) -> Result<()> {
+        let (answer, receiver) = mpsc::channel();
+        self.ask(order(answer), &receiver)
     }
 
     fn ask<T>(&mut self, command: Command, answer: &Receiver<Result<T>>) -> Result<T> {

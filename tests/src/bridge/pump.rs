@@ -40,6 +40,10 @@ const DEADLINE: Duration = Duration::from_mins(1);
 pub(super) enum Command {
     Migrate(Frontend, Manner, Sender<Result<Migrated>>),
     Snapshot(Sender<Result<Vec<u8>>>),
+    Stop(Sender<Result<()>>),
+    Start(Sender<Result<()>>),
+    Suspend(Sender<Result<()>>),
+    Resume(Sender<Result<()>>),
     Traffic(Sender<Result<Traffic>>),
     End,
 }
@@ -69,6 +73,8 @@ pub(super) struct Pump {
     pending: HashMap<(usize, u16), Pending>,
     buffer: Vec<u8>,
     traffic: Traffic,
+    /// Where the rings go on, while they are stopped.
+    bases: Option<Vec<u32>>,
 }
 
 /// Whether to go on.
@@ -109,6 +115,7 @@ impl Pump {
             pending: HashMap::new(),
             buffer: vec![0; ROOM],
             traffic: Traffic::default(),
+            bases: None,
         })
     }
 
@@ -178,6 +185,13 @@ impl Pump {
                     self.traffic.in_flight_at_stop += self.pending.len();
                     answer.send(self.machine.snapshot()).ok()
                 }
+                Command::Stop(answer) => answer.send(self.stop()).ok(),
+                Command::Start(answer) => answer.send(self.start()).ok(),
+                Command::Suspend(answer) => answer.send(self.suspend()).ok(),
+                Command::Resume(answer) => {
+                    let resumed = self.machine.frontend().resume();
+                    answer.send(resumed.map_err(Into::into)).ok()
+                }
                 Command::Traffic(answer) => {
                     self.traffic.in_flight_now = self.pending.len();
                     answer.send(Ok(self.traffic)).ok()
@@ -186,6 +200,24 @@ impl Pump {
             };
         }
         Next::Continue
+    }
+
+    /// Stops the rings. Requests go on them nevertheless, as far as there is room.
+    fn stop(&mut self) -> Result<()> {
+        ensure!(self.bases.is_none(), "the rings are stopped already");
+        self.traffic.in_flight_at_stop += self.pending.len();
+        self.bases = Some(self.machine.stop()?);
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let bases = self.bases.take().context("the rings are not stopped")?;
+        self.machine.start(&bases)
+    }
+
+    fn suspend(&mut self) -> Result<()> {
+        self.traffic.in_flight_at_stop += self.pending.len();
+        Ok(self.machine.frontend().suspend()?)
     }
 
     /// Takes requests from the kernel as long as there is room for them.

@@ -120,12 +120,15 @@ impl Rig {
             );
             functions.push_str(&line);
         }
+        self.add(&image)?;
+        Ok((self, functions))
+    }
+
+    /// Gives guests these files, too; one that they have already is replaced.
+    pub fn add(&self, image: &Image) -> Result<()> {
         // The kernel unpacks one archive after the other.
         let mut file = File::options().append(true).open(&self.image)?;
-        image
-            .write(&mut file)
-            .context("adding to the guest image")?;
-        Ok((self, functions))
+        image.write(&mut file).context("adding to the guest image")
     }
 
     /// An argument of QEMU that may name a device: with the type of ours, if there is one.

@@ -47,6 +47,9 @@ const GUEST_TOOLS: [&str; 2] = ["attr", "sg3-utils"];
 /// Programs that make file systems, and that serve them.
 const LABORATORY_TOOLS: [&str; 4] = ["e2fsprogs", "xfsprogs", "btrfs-progs", "nfs-kernel-server"];
 
+/// Programs that put load on a file system.
+const LOAD_TOOLS: [&str; 2] = ["stress-ng", "dbench"];
+
 /// What virtiofsd links with.
 const FS_PEER_LIBRARIES: [&str; 2] = ["libseccomp-dev", "libcap-ng-dev"];
 
@@ -210,6 +213,19 @@ pub fn laboratory_tools() -> Result<Tree> {
     };
     apt::unpack(tree.folder(), wanted, RECIPE)
         .context("cannot fetch the programs that make file systems and serve them")?;
+    Ok(tree)
+}
+
+/// Finds or fetches programs that put load on a file system.
+pub fn load_tools() -> Result<Tree> {
+    let (cache, _lock) = cache()?;
+    let tree = Tree::new(cache.join("load-tools"));
+    let wanted = apt::Wanted {
+        packages: LOAD_TOOLS.map(str::to_owned).to_vec(),
+        ..apt::Wanted::default()
+    };
+    apt::unpack(tree.folder(), wanted, RECIPE)
+        .context("cannot fetch the programs that put load on a file system")?;
     Ok(tree)
 }
 
