@@ -64,8 +64,7 @@ impl InGuest {
         let socket = self.rig.path("migration");
         let outcome = migration::live(&mut self.machine.vm, &mut next.vm, &socket)?;
         outcome.completed()?;
-        std::mem::replace(&mut self.machine, next).quit()?;
-        fs::remove_file(&socket).context("the socket of a migration")
+        std::mem::replace(&mut self.machine, next).quit()
     }
 
     /// Saves it to a file. Its guest stays stopped.

@@ -116,7 +116,7 @@ impl Effort {
     pub fn long(at: Where) -> Self {
         match at {
             Where::Bridge => Self {
-                fsx_operations: 20_000,
+                fsx_operations: 5_000,
                 stressors: 6,
                 dbench_lines: 20_000,
                 pjdfstest: true,
