@@ -139,7 +139,12 @@ pub fn save(vm: &mut Vm, file: &Path) -> Result<Outcome> {
     vm.stop()?;
     configure(vm, false)?;
     let uri = format!("file:{}", file.display());
-    send_to(vm, &uri)
+    let outcome = send_to(vm, &uri)?;
+    if matches!(outcome, Outcome::Completed(_)) {
+        // QEMU says "completed" a moment before it is; until then it refuses to go on: "Migration is not finalized yet".
+        vm.wait_status("postmigrate")?;
+    }
+    Ok(outcome)
 }
 
 /// Lets a machine that was started with [`Start::Incoming`](super::Start) go on from a file.

@@ -113,7 +113,7 @@ pub fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report> {
                 *report.rounds.entry(program).or_default() += 1;
                 let result = match differences.len() {
                     0 => "no difference".to_owned(),
-                    count => format!("{count} DIFFERENCES"),
+                    count => format!("{count} DIFFERENT\n{}", differences.join("\n")),
                 };
                 report.differences.extend(differences);
                 Ok(result)
