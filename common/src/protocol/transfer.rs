@@ -10,8 +10,7 @@
 mod whole;
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -19,13 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, SealFlags};
-
 use super::channel::{Cancellation, Channel};
 use super::messages::Direction;
 use crate::device::{Device, LoadError, SaveError};
 use crate::report;
 use crate::state::{Limits, StateError, StateSchema, read_state, write_state};
+use whole::save_to_memfd;
 
 /// Through which descriptor SAVE goes. (LOAD always comes through the front-end's.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -341,20 +339,6 @@ fn load<S: StateSchema>(
         began.elapsed().as_millis()
     );
     Ok(state)
-}
-
-/// The whole state in a memfd that nobody can change any more, with its offset at the start: the offset is shared with
-/// the front-end.
-fn save_to_memfd<D: Device>(device: &D, options: TransferOptions) -> Result<File, TransferError> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memfd: OwnedFd =
-        rustix::fs::memfd_create("device-state", flags).map_err(io::Error::from)?;
-    let mut file = File::from(memfd);
-    save(device, options, &mut io::BufWriter::new(&mut file))?;
-    file.seek(SeekFrom::Start(0))?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals).map_err(io::Error::from)?;
-    Ok(file)
 }
 
 /// [`Device::prepare_save`] on a thread of its own, while the guest still runs.

@@ -1,5 +1,5 @@
-//! A connection changes hands: the daemon that is to end leaves it for the next one, and the front-end notices nothing but a
-//! pause between two messages.
+//! A connection changes hands: the daemon that is to end leaves it for the next one, and the front-end notices
+//! nothing but that an answer takes longer.
 //!
 //! ```text
 //! ends     barrier, suspend, save into a memfd, stop rings, pack, keep      the front-end's messages wait in its socket,

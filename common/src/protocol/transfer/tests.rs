@@ -1,10 +1,10 @@
 //! Transfers with front-ends that are slow, silent, gone, or out of order.
 
-use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::fs::{SeekFrom as Whence, fcntl_get_seals, seek};
+use rustix::fs::{SealFlags, SeekFrom as Whence, fcntl_get_seals, seek};
 use rustix::pipe::pipe;
 
 use super::*;
