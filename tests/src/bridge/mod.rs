@@ -129,7 +129,17 @@ impl Bridge {
     /// since it was mounted.
     pub fn unmount(mut self) -> Result<Traffic> {
         self.mount.unmount()?;
+        // A mount namespace that was made meanwhile may have a copy of the mount, with which the kernel's end of the connection
+        // stays. Otherwise that is gone by now, and the pump ends by itself.
+        self.end();
         self.join()
+    }
+
+    /// Has the pump end.
+    fn end(&self) {
+        // Either may be gone already; `/dev/fuse` is closed in any case when the thread has ended.
+        let _gone = self.commands.send(Command::End);
+        let _gone = pump::wake(&self.wake);
     }
 
     fn order(&mut self, order: fn(Sender<Result<()>>) -> Command) -> Result<()> {
@@ -160,9 +170,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        // Either may be gone already; `/dev/fuse` is closed in any case when the thread has ended.
-        let _gone = self.commands.send(Command::End);
-        let _gone = pump::wake(&self.wake);
+        self.end();
         if self.pump.is_some() {
             let _ended = self.join();
         }

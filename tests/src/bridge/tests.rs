@@ -172,6 +172,53 @@ fn programs_do_not_notice_a_failed_migration_or_a_snapshot() {
     bridge.unmount().unwrap();
 }
 
+/// They wait meanwhile: what they ask for is on the rings.
+#[test]
+fn programs_do_not_notice_stops_and_suspends() {
+    let (folder, mut bridge, _stop) = mounted(slow());
+    let file = folder.path().join(NAME);
+    let programs = Programs::start(&file, 4);
+    for _ in 0..3 {
+        bridge.stop().unwrap();
+        wait_until_in_flight(&mut bridge);
+        bridge.start().unwrap();
+        bridge.suspend().unwrap();
+        wait_until_in_flight(&mut bridge);
+        bridge.resume().unwrap();
+    }
+    let counted = programs.stop();
+    assert_eq!(values(&file, 4), counted);
+    assert!(bridge.start().is_err(), "the rings are not stopped");
+    bridge.unmount().unwrap();
+}
+
+fn wait_until_in_flight(bridge: &mut Bridge) {
+    let begin = Instant::now();
+    while bridge.traffic().unwrap().in_flight_now == 0 {
+        assert!(begin.elapsed() < Duration::from_mins(1));
+        thread::yield_now();
+    }
+}
+
+/// Whoever makes a mount namespace gets a copy of the mount, which keeps the kernel's end of the connection.
+#[test]
+fn a_mount_that_somebody_has_a_copy_of_is_unmounted() {
+    let (folder, bridge, _stop) = mounted(OneFile::default());
+    let mut somebody = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .args(["sh", "-c", "echo; read _"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0];
+    std::io::Read::read_exact(somebody.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    bridge.unmount().unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    drop(somebody.stdin.take());
+    somebody.wait().unwrap();
+}
+
 #[test]
 fn a_daemon_that_dies_leaves_no_mount_that_hangs() {
     let (folder, mut bridge, stop) = mounted(OneFile::default());
