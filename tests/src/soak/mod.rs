@@ -22,8 +22,8 @@ use crate::random::Random;
 pub use place::Event;
 use place::Place;
 use programs::Toolbox;
+use work::{Choice, Judge, Work};
 pub use work::{Effort, Program};
-use work::{Judge, Work};
 
 /// Where the programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,7 @@ pub fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report> {
         Where::Guest => Box::new(guest::InGuest::new(&toolbox)?),
     };
     let mut judge = Judge::new(&toolbox)?;
+    let mut choice = Choice::default();
     let mut report = Report::default();
     let began = Instant::now();
     let all = Program::ALL.into_iter();
@@ -98,7 +99,7 @@ pub fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report> {
         if number >= programs.len() && began.elapsed() > options.time {
             break;
         }
-        let work = Work::choose(program, options.effort, &mut random);
+        let work = choice.work(program, options.effort, &mut random);
         let ended = round(
             number,
             &work,

@@ -18,7 +18,7 @@ use crate::random::Random;
 
 /// Stressors of stress-ng's class "filesystem", with options that keep them from taking much longer than they are told to. Left out:
 /// those that use no file of the folder they are given (`bind-mount`, `binderfs`, `dup`, `eventfd`, `ioprio`, `procfs`).
-const STRESSORS: [(&str, &str); 42] = [
+const STRESSORS: [Stressor; 42] = [
     ("access", ""),
     ("chattr", ""),
     ("chdir", "--chdir-dirs 128"),
@@ -62,6 +62,9 @@ const STRESSORS: [(&str, &str); 42] = [
     ("verity", ""),
     ("xattr", ""),
 ];
+
+/// Its name, and its options.
+type Stressor = (&'static str, &'static str);
 
 /// How long a stressor works, in seconds.
 const STRESSOR_SECONDS: u32 = 2;
@@ -162,28 +165,40 @@ impl Effort {
 pub(super) enum Work {
     Pjdfstest,
     Fsx { operations: u32, seed: u32 },
-    StressNg(Vec<(&'static str, &'static str)>),
+    StressNg(Vec<Stressor>),
     Dbench,
 }
 
-impl Work {
-    pub(super) fn choose(program: Program, effort: Effort, random: &mut Random) -> Self {
+/// What is chosen for each round.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    /// Stressors that have not had their turn since the last time that all had.
+    left: Vec<Stressor>,
+}
+
+impl Choice {
+    pub(super) fn work(&mut self, program: Program, effort: Effort, random: &mut Random) -> Work {
         match program {
-            Program::Pjdfstest => Self::Pjdfstest,
-            Program::Dbench => Self::Dbench,
-            Program::Fsx => Self::Fsx {
+            Program::Pjdfstest => Work::Pjdfstest,
+            Program::Dbench => Work::Dbench,
+            Program::Fsx => Work::Fsx {
                 operations: effort.fsx_operations,
                 seed: random.word(),
             },
             Program::StressNg => {
-                let mut left = STRESSORS.to_vec();
-                let count = effort.stressors.min(left.len());
-                let chosen = (0..count).map(|_| left.swap_remove(random.below(left.len())));
-                Self::StressNg(chosen.collect())
+                let chosen = (0..effort.stressors).map(|_| {
+                    if self.left.is_empty() {
+                        self.left.extend(STRESSORS);
+                    }
+                    self.left.swap_remove(random.below(self.left.len()))
+                });
+                Work::StressNg(chosen.collect())
             }
         }
     }
+}
 
+impl Work {
     /// The shell's part of it, in `folder`.
     pub(super) fn script(&self, programs: &Commands, folder: &str) -> String {
         let place = quoted(folder);
@@ -205,7 +220,7 @@ impl Work {
             ),
             Self::StressNg(stressors) => {
                 let stress = programs.line(Program::StressNg);
-                let line = |(name, options): &(&str, &str)| {
+                let line = |(name, options): &Stressor| {
                     format!(
                         "{stress} --{name} 1 {options} --timeout {STRESSOR_SECONDS}s --verify --temp-path {place}; echo \"stressor {name} $?\"\n"
                     )
@@ -295,11 +310,7 @@ impl Judge {
             .collect())
     }
 
-    fn stress_ng(
-        &self,
-        stressors: &[(&'static str, &'static str)],
-        ran: &Ran,
-    ) -> Result<Vec<String>> {
+    fn stress_ng(&self, stressors: &[Stressor], ran: &Ran) -> Result<Vec<String>> {
         let ours = stressor_statuses(&ran.output);
         let mut found = Vec::new();
         for stressor in stressors {
@@ -377,6 +388,22 @@ mod tests {
         assert!(dbench_fault(&ran(early)).is_some());
         let complaint = format!("[7] write failed on handle 9 (Input/output error)\n{end}");
         assert!(dbench_fault(&ran(&complaint)).is_some());
+    }
+
+    #[test]
+    fn every_stressor_has_its_turn() {
+        let (mut choice, mut random) = (Choice::default(), Random::new(1));
+        let effort = Effort::long(Where::Bridge);
+        let mut names = Vec::new();
+        for _ in 0..STRESSORS.len() / effort.stressors {
+            let work = choice.work(Program::StressNg, effort, &mut random);
+            let Work::StressNg(stressors) = work else {
+                panic!("{work}");
+            };
+            names.extend(stressors);
+        }
+        names.sort_unstable();
+        assert_eq!(names, STRESSORS);
     }
 
     #[test]
