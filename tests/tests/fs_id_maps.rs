@@ -133,8 +133,9 @@ fn unprivileged_program(folder: &Path) -> Result<PathBuf> {
     fs::write(path("subuid"), format!("{NOBODY}:{USER}:65536\n"))?;
     fs::write(path("subgid"), format!("{NOBODY}:{GROUP}:65536\n"))?;
     let folder = folder.display();
+    // A copy of /etc, because a machine need not have the two files, over which others could be mounted.
     let inner = format!(
-        "mount --bind {folder}/subuid /etc/subuid && mount --bind {folder}/subgid /etc/subgid && \
+        "mkdir -p {folder}/etc && cp -a /etc/. {folder}/etc/ && cp {folder}/subuid {folder}/subgid {folder}/etc/ && mount --bind {folder}/etc /etc && \
          exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {folder}/vhost-device-fs \"$@\""
     );
     let text = format!(
