@@ -17,8 +17,9 @@ use crate::pjdfstest::{Verdicts, verdicts, worse};
 use crate::random::Random;
 
 /// Stressors of stress-ng's class "filesystem", with options that keep them from taking much longer than they are told to. Left out:
-/// those that use no file of the folder they are given (`bind-mount`, `binderfs`, `dup`, `eventfd`, `ioprio`, `procfs`).
-const STRESSORS: [Stressor; 42] = [
+/// those that use no file of the folder they are given (`bind-mount`, `binderfs`, `dup`, `eventfd`, `fstat`, `ioprio`, `procfs`), and
+/// `getdent`, which walks through `/tmp` and others of the host: it waits for ever on a mount there that does not answer.
+const STRESSORS: [Stressor; 40] = [
     ("access", ""),
     ("chattr", ""),
     ("chdir", "--chdir-dirs 128"),
@@ -39,8 +40,6 @@ const STRESSORS: [Stressor; 42] = [
     ("flock", ""),
     ("fpunch", ""),
     ("fsize", ""),
-    ("fstat", ""),
-    ("getdent", ""),
     ("handle", ""),
     ("hdd", "--hdd-bytes 8M"),
     ("inode-flags", ""),
@@ -395,13 +394,15 @@ mod tests {
         let (mut choice, mut random) = (Choice::default(), Random::new(1));
         let effort = Effort::long(Where::Bridge);
         let mut names = Vec::new();
-        for _ in 0..STRESSORS.len() / effort.stressors {
+        for _ in 0..STRESSORS.len().div_ceil(effort.stressors) {
             let work = choice.work(Program::StressNg, effort, &mut random);
             let Work::StressNg(stressors) = work else {
                 panic!("{work}");
             };
             names.extend(stressors);
         }
+        // The last round begins to deal them anew.
+        names.truncate(STRESSORS.len());
         names.sort_unstable();
         assert_eq!(names, STRESSORS);
     }
