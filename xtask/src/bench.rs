@@ -17,10 +17,13 @@ mod scsi;
 
 use std::env;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use tempfile::TempDir;
+use tests::qemu::provision::target_folder;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -52,6 +55,17 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Scsi(options) => scsi::run(options)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A folder for this run only, in `parent` or below the target folder.
+fn folder_in(parent: Option<&Path>) -> Result<TempDir> {
+    let parent = match parent {
+        Some(parent) => parent.to_owned(),
+        None => target_folder()?,
+    };
+    Ok(tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(parent)?)
 }
 
 /// The same command by an optimized xtask.

@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tests::load::Measured;
 use tests::load::fs::{self, FsWork, LISTED_FILES, Operation, Until};
-use tests::qemu::provision::target_folder;
 
 use super::cost::{Counter, processor_seconds};
 use super::report::{self, Cell, Sample, Turns};
@@ -109,13 +108,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     } else {
         (Duration::from_secs_f64(options.seconds), options.rounds)
     };
-    let parent = match &options.folder {
-        Some(folder) => folder.clone(),
-        None => target_folder()?,
-    };
-    let folder = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(parent)?;
+    let folder = super::folder_in(options.folder.as_deref())?;
     fs::make(folder.path())?;
     let counter = Counter::find();
     match counter {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use tests::load::{Direction, Order, Work};
-use tests::qemu::provision::{Program, scsi_tools, target_folder};
+use tests::qemu::provision::{Program, scsi_tools};
 
 use super::cost::{Counter, processor_seconds};
 use super::fio::{self, Engine};
@@ -107,13 +107,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     };
     let tools = scsi_tools()?;
     let fio = tools.program("usr/bin/fio")?;
-    let parent = match &options.folder {
-        Some(folder) => folder.clone(),
-        None => target_folder()?,
-    };
-    let folder = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(parent)?;
+    let folder = super::folder_in(options.folder.as_deref())?;
     let path = folder.path().join("image");
     write_image(&path)?;
     let image = Image {

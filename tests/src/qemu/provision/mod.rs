@@ -167,98 +167,72 @@ pub fn provision() -> Result<Provision> {
 
 /// Finds or fetches the programs that ask a SCSI target.
 pub fn scsi_tools() -> Result<Tree> {
-    let (cache, _lock) = cache()?;
-    let tree = Tree::new(cache.join("scsi-tools"));
-    let wanted = apt::Wanted {
-        packages: SCSI_TOOLS.map(str::to_owned).to_vec(),
-        ..apt::Wanted::default()
-    };
-    apt::unpack(tree.folder(), wanted, RECIPE)
-        .context("cannot fetch the programs that test a SCSI target")?;
-    Ok(tree)
+    programs("scsi-tools", &SCSI_TOOLS)
 }
 
 /// Finds or fetches small programs for guests, of which [`Tree::parts_of`] knows what they need.
 pub fn guest_tools() -> Result<Tree> {
-    let (cache, _lock) = cache()?;
-    let tree = Tree::new(cache.join("guest-tools"));
-    let wanted = apt::Wanted {
-        packages: GUEST_TOOLS.map(str::to_owned).to_vec(),
-        ..apt::Wanted::default()
-    };
-    apt::unpack(tree.folder(), wanted, RECIPE).context("cannot fetch small programs for guests")?;
-    Ok(tree)
+    programs("guest-tools", &GUEST_TOOLS)
+}
+
+/// Finds or fetches programs that make file systems and serve them.
+pub fn laboratory_tools() -> Result<Tree> {
+    programs("laboratory-tools", &LABORATORY_TOOLS)
+}
+
+/// Finds or fetches programs that put load on a file system.
+pub fn load_tools() -> Result<Tree> {
+    programs("load-tools", &LOAD_TOOLS)
+}
+
+/// Finds or fetches the GPU that comes with QEMU, for comparison: the program `vhost-user-gpu`.
+pub fn gpu_peer() -> Result<Program> {
+    programs("gpu-peer", &[GPU_PEER])?.program("usr/lib/qemu/vhost-user-gpu")
 }
 
 /// Finds or fetches the programs that give ids to the user namespaces of others: the folder that they are in, without the bit that
 /// gives them the privilege for it.
 pub fn id_map_tools() -> Result<PathBuf> {
-    let (cache, _lock) = cache()?;
-    let tree = cache.join("id-map-tools");
-    let wanted = apt::Wanted {
-        alone: vec![ID_MAP_TOOLS.to_owned()],
-        ..apt::Wanted::default()
-    };
-    apt::unpack(&tree, wanted, RECIPE).context("cannot fetch newuidmap and newgidmap")?;
-    Ok(tree.join("usr/bin"))
-}
-
-/// Finds or fetches programs that make file systems and serve them.
-pub fn laboratory_tools() -> Result<Tree> {
-    let (cache, _lock) = cache()?;
-    let tree = Tree::new(cache.join("laboratory-tools"));
-    let wanted = apt::Wanted {
-        packages: LABORATORY_TOOLS.map(str::to_owned).to_vec(),
-        ..apt::Wanted::default()
-    };
-    apt::unpack(tree.folder(), wanted, RECIPE)
-        .context("cannot fetch the programs that make file systems and serve them")?;
-    Ok(tree)
-}
-
-/// Finds or fetches programs that put load on a file system.
-pub fn load_tools() -> Result<Tree> {
-    let (cache, _lock) = cache()?;
-    let tree = Tree::new(cache.join("load-tools"));
-    let wanted = apt::Wanted {
-        packages: LOAD_TOOLS.map(str::to_owned).to_vec(),
-        ..apt::Wanted::default()
-    };
-    apt::unpack(tree.folder(), wanted, RECIPE)
-        .context("cannot fetch the programs that put load on a file system")?;
-    Ok(tree)
-}
-
-/// Finds or fetches the GPU that comes with QEMU, for comparison: the program `vhost-user-gpu`.
-pub fn gpu_peer() -> Result<Program> {
-    let (cache, _lock) = cache()?;
-    let tree = Tree::new(cache.join("gpu-peer"));
-    let wanted = apt::Wanted {
-        packages: vec![GPU_PEER.to_owned()],
-        ..apt::Wanted::default()
-    };
-    apt::unpack(tree.folder(), wanted, RECIPE).context("cannot fetch QEMU's vhost-user-gpu")?;
-    tree.program("usr/lib/qemu/vhost-user-gpu")
+    let tree = fetched("id-map-tools", alone(&[ID_MAP_TOOLS]))?;
+    Ok(tree.folder().join("usr/bin"))
 }
 
 /// Finds or fetches the libraries that virtiofsd is built with: a folder that has them as archives only, so that what is linked runs
 /// on a machine without them.
 pub(crate) fn fs_peer_libraries() -> Result<PathBuf> {
-    let (cache, _lock) = cache()?;
-    let tree = cache.join("fs-peer-libraries");
-    let wanted = apt::Wanted {
-        alone: FS_PEER_LIBRARIES.map(str::to_owned).to_vec(),
-        ..apt::Wanted::default()
-    };
-    apt::unpack(&tree, wanted, RECIPE).context("cannot fetch the libraries of virtiofsd")?;
-    let archives = tree.join("archives");
+    let tree = fetched("fs-peer-libraries", alone(&FS_PEER_LIBRARIES))?;
+    let archives = tree.folder().join("archives");
     fs::create_dir_all(&archives)?;
     for name in ["libseccomp.a", "libcap-ng.a"] {
-        let from = tree.join("usr/lib/x86_64-linux-gnu").join(name);
+        let from = tree.folder().join("usr/lib/x86_64-linux-gnu").join(name);
         fs::copy(&from, archives.join(name))
             .with_context(|| format!("copying {}", from.display()))?;
     }
     Ok(archives)
+}
+
+/// Packages with all that they depend on, in a folder of this name.
+fn programs(name: &str, packages: &[&str]) -> Result<Tree> {
+    let wanted = apt::Wanted {
+        packages: packages.iter().map(|&name| name.to_owned()).collect(),
+        ..apt::Wanted::default()
+    };
+    fetched(name, wanted)
+}
+
+/// Packages without what they depend on.
+fn alone(packages: &[&str]) -> apt::Wanted {
+    apt::Wanted {
+        alone: packages.iter().map(|&name| name.to_owned()).collect(),
+        ..apt::Wanted::default()
+    }
+}
+
+fn fetched(name: &str, wanted: apt::Wanted) -> Result<Tree> {
+    let (cache, _lock) = cache()?;
+    let tree = Tree::new(cache.join(name));
+    apt::unpack(tree.folder(), wanted, RECIPE).with_context(|| format!("cannot fetch {name}"))?;
+    Ok(tree)
 }
 
 /// The folder for all that is fetched, and a lock on it: one at a time of parallel tests, and of parallel cargo runs on one target

@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use common::sandbox::{Action, ConfinementArgs, confine};
 use tests::load::fs::{self, LISTED_FILES, Operation};
-use tests::qemu::provision::target_folder;
 use vhost_device_fs::sandbox::policy;
 
 use super::limits::Program;
@@ -60,13 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let (Some(layers), Some(share)) = (options.behind, &options.folder) {
         return turn(layers, share);
     }
-    let parent = match &options.folder {
-        Some(folder) => folder.clone(),
-        None => target_folder()?,
-    };
-    let folder = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(parent)?;
+    let folder = super::super::folder_in(options.folder.as_deref())?;
     fs::make(folder.path())?;
     let all = [
         Layers::None,
