@@ -174,8 +174,13 @@ struct Held {
 impl Held {
     fn by(state: &FsState) -> Self {
         let handles = state.handles.iter().filter(|handle| !handle.lost);
-        let open: HashSet<u64> = handles.clone().map(|handle| handle.nodeid).collect();
+        // Orphans are few, and most guests have none; handles may be a hundred thousand.
         let orphans = state.orphans.iter().map(|orphan| orphan.nodeid);
+        let unlinked: HashSet<u64> = orphans.clone().collect();
+        let of_handles = handles.clone().map(|handle| handle.nodeid);
+        let open: HashSet<u64> = of_handles
+            .filter(|nodeid| unlinked.contains(nodeid))
+            .collect();
         let open_orphans: Vec<_> = orphans.filter(|nodeid| open.contains(nodeid)).collect();
         let locks = state.locks.iter().filter(|lock| !lock.whole_file);
         let owners: HashSet<_> = locks.map(|lock| (lock.handle, lock.owner)).collect();

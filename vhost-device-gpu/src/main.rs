@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 
 fn run(args: &GpuArgs) -> Result<(), DaemonError> {
     let config = Config::try_from(args).map_err(DaemonError::usage)?;
-    if args.daemon().handover {
+    if args.daemon.handover {
         // Half of a conversation would stay with the old one.
         let text = "--handover: the questions that are asked on the display socket cannot be left to another daemon";
         return Err(DaemonError::usage(text));
