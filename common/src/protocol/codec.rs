@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg,
 };
 
 use super::messages::{
@@ -139,6 +140,11 @@ impl Message {
     pub fn value(&self) -> Option<u64> {
         decode_u64(&self.body)
     }
+}
+
+/// Whether a file that came along is a UNIX stream socket, connected or connectable.
+pub(super) fn is_stream(file: &OwnedFd) -> bool {
+    socket_domain(file) == Ok(AddressFamily::UNIX) && socket_type(file) == Ok(SocketType::STREAM)
 }
 
 /// Waits for one whole message; `None` when the peer closed the connection between two messages.

@@ -7,11 +7,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::net::sockopt::{socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketType};
 use serde::{Deserialize, Serialize};
 
-use super::super::codec::Message;
+use super::super::codec::{Message, is_stream};
 use super::super::messages::{BODY_MAX, FILES_MAX, Request};
 use super::HandoverError;
 use super::record::{Record, lasts};
@@ -149,9 +147,7 @@ impl Parcel {
         let (Some(front_end), Some(state)) = (files.next(), files.next()) else {
             return Err(HandoverError::Files { told, found: 0 });
         };
-        if socket_domain(&front_end) != Ok(AddressFamily::UNIX)
-            || socket_type(&front_end) != Ok(SocketType::STREAM)
-        {
+        if !is_stream(&front_end) {
             return Err(HandoverError::NoConnection);
         }
         let messages = connection.messages.into_iter().map(|one| {

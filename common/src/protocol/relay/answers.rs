@@ -6,10 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use rustix::net::sockopt::{socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketType};
-
-use super::super::codec::{Message, send};
+use super::super::codec::{Message, is_stream, send};
 use super::super::inflight::{InflightError, Regions};
 use super::super::messages::{Inflight, Request, protocol_feature};
 use super::{DisplaySocketError, Relay, RelayError};
@@ -169,9 +166,7 @@ fn unix_stream(mut files: Vec<OwnedFd>) -> Result<UnixStream, DisplaySocketError
     let (1, Some(file)) = (files.len(), files.pop()) else {
         return Err(DisplaySocketError::Descriptors(files.len()));
     };
-    let is_stream = socket_domain(&file) == Ok(AddressFamily::UNIX)
-        && socket_type(&file) == Ok(SocketType::STREAM);
-    if is_stream {
+    if is_stream(&file) {
         Ok(UnixStream::from(file))
     } else {
         Err(DisplaySocketError::Kind)
