@@ -10,6 +10,7 @@ use super::super::codec::Message;
 use super::super::messages::{
     MEMORY_REGIONS_MAX, MemoryRegion, Request, RingState, decode_u64, encode_u64, feature, flag,
 };
+use super::PARCEL_FILES_MAX;
 
 /// What was said once, in the order in which it is said again. Memory and all that needs it come after the features.
 const ONCE: [Request; 6] = [
@@ -40,6 +41,9 @@ const OF_STARTED_RING: [Request; 4] = [
     Request::SET_VRING_KICK,
 ];
 
+/// Rings that a kick can name (vhost-user.rst: bits 0 to 7). The stock daemon has no others.
+const RINGS_MAX: u32 = 1 << 8;
+
 /// Whether a record may have this message.
 pub(super) fn lasts(request: Request) -> bool {
     ONCE.contains(&request)
@@ -59,6 +63,7 @@ pub(crate) struct Said<'a> {
 #[derive(Debug)]
 pub(crate) struct Record {
     once: BTreeMap<u32, Message>,
+    /// One more than can be left, if they were too many since the last table: then it cannot be left, whatever goes.
     memory: Vec<(MemoryRegion, OwnedFd)>,
     /// By ring and place in [`OF_RING`].
     rings: BTreeMap<(u32, usize), Message>,
@@ -125,6 +130,8 @@ impl Record {
                 let layouts = MemoryRegion::decode_table(&message.body).unwrap_or_default();
                 self.memory = layouts.into_iter().zip(message.files).collect();
             }
+            Request::ADD_MEM_REG | Request::REM_MEM_REG if self.memory.len() > PARCEL_FILES_MAX => {
+            }
             Request::ADD_MEM_REG => {
                 let layout = MemoryRegion::decode_single(&message.body);
                 self.memory.extend(layout.into_iter().zip(message.files));
@@ -142,7 +149,7 @@ impl Record {
     }
 
     fn note_ring(&mut self, message: Message) {
-        let Some(ring) = ring(&message) else {
+        let Some(ring) = ring(&message).filter(|ring| *ring < RINGS_MAX) else {
             return;
         };
         if message.request == Request::GET_VRING_BASE {

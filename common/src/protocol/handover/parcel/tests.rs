@@ -157,3 +157,47 @@ fn a_record_of_something_else_is_refused() {
         .unwrap_err();
     assert!(matches!(error, HandoverError::Message { .. }), "{error}");
 }
+
+/// Messages that the stock daemon refuses are noted, too, and a front-end may go on after a refusal.
+#[test]
+fn a_front_end_cannot_make_a_record_grow_for_ever() {
+    let region = |guest_address| MemoryRegion {
+        guest_address,
+        size: 1,
+        user_address: 2,
+        file_offset: 3,
+    };
+    let add = |record: &mut Record, address| {
+        let mut added = Message::new(Request::ADD_MEM_REG, region(address).encode_single());
+        added.files.push(file());
+        record.note(added);
+    };
+    let remove = |record: &mut Record, address| {
+        let body = region(address).encode_single();
+        record.note(Message::new(Request::REM_MEM_REG, body));
+    };
+    let refused = |record: &Record| {
+        let (front_end, _other) = UnixStream::pair().unwrap();
+        pack(DeviceKind::Null, record, front_end.as_fd(), file().as_fd()).is_err()
+    };
+    let mut record = Record::new();
+    for address in 0..400 {
+        add(&mut record, address);
+    }
+    assert!(record.messages().len() <= PARCEL_FILES_MAX && refused(&record));
+    // One of those that were not noted may still be there.
+    (0..400).for_each(|address| remove(&mut record, address));
+    assert!(refused(&record));
+    record.note(Message::new(
+        Request::SET_MEM_TABLE,
+        MemoryRegion::encode_table(&[]),
+    ));
+    add(&mut record, 1);
+    assert!(!refused(&record));
+
+    for index in 0..1_000 {
+        let state = RingState { index, value: 1 };
+        record.note(Message::new(Request::SET_VRING_NUM, state.encode()));
+    }
+    assert_eq!(record.ring_messages().count(), 256);
+}
