@@ -1,6 +1,7 @@
 //! Does a guest notice that its daemon was restarted by the service manager? Its requests wait, and nothing else.
 
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -91,6 +92,8 @@ fn dirty_pages_are_logged_on_and_on() -> Result<()> {
         size: 64 << 10,
         file_offset: 0,
     };
+    // A ring that was started is looked at by its thread, which writes to it: not while the device is suspended.
+    machine.frontend().suspend()?;
     machine.frontend().set_log(layout, &log)?;
     let features = machine.features() | feature::LOG_ALL;
     machine.frontend().set_features(features)?;
@@ -100,13 +103,17 @@ fn dirty_pages_are_logged_on_and_on() -> Result<()> {
         Ok(bits.iter().map(|byte: &u8| byte.count_ones()).sum())
     };
     assert_eq!(pages()?, 0);
+    machine.frontend().resume()?;
     assert_eq!(sum(&mut machine, 0, 1)?, 1);
+    assert_eq!(sum(&mut machine, 1, 1)?, 2);
+    machine.frontend().suspend()?;
     let before = pages()?;
     assert!(before > 0);
+    machine.frontend().resume()?;
     service.restart()?;
     assert_eq!(pages()?, before, "what was logged stays");
     log.write_all_at(&vec![0; 64 << 10], 0)?;
-    assert_eq!(sum(&mut machine, 0, 1)?, 2);
+    assert_eq!(sum(&mut machine, 0, 1)?, 3);
     assert!(pages()? > 0);
     Ok(())
 }
@@ -119,6 +126,25 @@ fn without_a_service_manager_it_is_wrong_usage() -> Result<()> {
         .output()?;
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("NOTIFY_SOCKET"));
+    Ok(())
+}
+
+#[test]
+fn a_descriptor_that_is_not_there_is_an_error_and_no_crash() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let notify = folder.path().join("notify");
+    let _manager = UnixDatagram::bind(&notify)?;
+    let output = std::process::Command::new("sh")
+        .args(["-c", "export LISTEN_PID=$$; exec \"$0\" \"$@\" 3<&-"])
+        .args([NULL_DAEMON, "--handover", "--socket-path"])
+        .arg(folder.path().join("socket"))
+        .env("NOTIFY_SOCKET", notify)
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", "vhost-user-connection")
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("Bad file descriptor"), "{text}");
     Ok(())
 }
 

@@ -59,10 +59,7 @@ pub(super) fn stored() -> io::Result<Option<OwnedFd>> {
     let Some((fd, _)) = passed().into_iter().find(|(_, name)| name == STORED) else {
         return Ok(None);
     };
-    // SAFETY: the service manager has opened it for this process, under a name that nothing else has.
-    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-    rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
-    Ok(Some(owned))
+    take(fd, |_| Ok(())).map(|(stored, ())| Some(stored))
 }
 
 /// Takes over descriptor `fd`, which must be a UNIX stream socket.
@@ -73,19 +70,26 @@ pub(super) fn socket(fd: RawFd) -> io::Result<Socket> {
             "0, 1 and 2 are the standard streams",
         ));
     }
+    let (owned, listening) = take(fd, examine)?;
+    rustix::io::ioctl_fionbio(&owned, false)?;
+    Ok(if listening {
+        Socket::Listening(owned.into())
+    } else {
+        Socket::Connected(owned.into())
+    })
+}
+
+/// Takes over descriptor `fd`, if it is open and `examine` finds nothing wrong with it.
+fn take<T>(fd: RawFd, examine: impl FnOnce(&OwnedFd) -> io::Result<T>) -> io::Result<(OwnedFd, T)> {
     // SAFETY: the number is examined before anything else uses it; the caller of the program says that it is ours, and
     // no other part of this program has opened anything that it has not kept for itself.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-    match examine(&owned) {
-        Ok(listening) => {
-            rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
-            rustix::io::ioctl_fionbio(&owned, false)?;
-            Ok(if listening {
-                Socket::Listening(owned.into())
-            } else {
-                Socket::Connected(owned.into())
-            })
-        }
+    let examined = examine(&owned).and_then(|found| {
+        rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
+        Ok(found)
+    });
+    match examined {
+        Ok(found) => Ok((owned, found)),
         Err(error) => {
             // Not ours after all: perhaps not even open, and then closing it would be an error too.
             let _not_closed = std::os::fd::IntoRawFd::into_raw_fd(owned);

@@ -44,6 +44,8 @@ impl Store {
             DaemonError::usage("--handover takes a service manager (NOTIFY_SOCKET is not set)")
         })?;
         let opened = || -> io::Result<Self> {
+            // Before anything is opened: if it is not there, its number would be given to that.
+            let found = inherited::stored()?;
             let notify = UnixDatagram::unbound()?;
             match name.as_encoded_bytes().strip_prefix(b"@") {
                 Some(abstract_name) => {
@@ -51,10 +53,7 @@ impl Store {
                 }
                 None => notify.connect(&name)?,
             }
-            Ok(Self {
-                notify,
-                found: inherited::stored()?,
-            })
+            Ok(Self { notify, found })
         };
         opened().map_err(DaemonError::host(
             "the service manager cannot be told anything (NOTIFY_SOCKET)",
@@ -67,8 +66,7 @@ impl Store {
     }
 
     fn tell(&self, text: &str, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let files: Vec<_> = file.into_iter().collect();
-        send(self.notify.as_fd(), text.as_bytes(), &files)
+        send(self.notify.as_fd(), text.as_bytes(), file.as_slice())
     }
 
     /// Waits until the service manager has read everything up to here.
