@@ -53,12 +53,24 @@ const STEPS: [(&str, &[&str]); 7] = [
     ),
     (
         "tests",
-        &["test", "--workspace", "--locked", "--no-fail-fast"],
+        &[
+            "test",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+            "--config",
+            WATCHED,
+        ],
     ),
 ];
 
 /// The step that needs a program that cargo does not bring along.
 const DEPENDENCIES: &str = "dependencies";
+
+/// A test program that does not end is ended with all that it has started, and has failed: the others still run, and libtest has
+/// said which of its tests took long. The slowest takes two minutes, or ten where it has to fetch and build its tools first.
+const WATCHED: &str =
+    "target.'cfg(unix)'.runner=['timeout', '--verbose', '--kill-after=10', '25m']";
 
 /// Runs every step.
 pub(crate) fn run() -> Result<ExitCode> {

@@ -74,29 +74,19 @@ fn pass_on(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
-
     use super::*;
     use crate::qemu::channel::damage;
+    use crate::qemu::channel::tests::sent_through;
 
     const MARKER: &[u8] = b"MARKER";
 
     /// Sends `parts` through a channel that damages what begins with the marker; what arrives.
     fn sent(parts: &[&[u8]]) -> Vec<u8> {
-        let folder = tempfile::tempdir().unwrap();
-        let (listen, forward) = (folder.path().join("in"), folder.path().join("out"));
-        let output = UnixListener::bind(&forward).unwrap();
-        let seen = intercept_at(MARKER, &listen, &forward, damage).unwrap();
-        let mut input = UnixStream::connect(&listen).unwrap();
-        let (mut output, _) = output.accept().unwrap();
-        for part in parts {
-            input.write_all(part).unwrap();
-        }
-        input.shutdown(Shutdown::Write).unwrap();
-        let mut received = Vec::new();
-        output.read_to_end(&mut received).unwrap();
+        let (received, seen) = sent_through(parts, |listen, forward| {
+            intercept_at(MARKER, listen, forward, damage)
+        });
         let has_marker = received.windows(MARKER.len()).any(|bytes| bytes == MARKER);
-        assert_eq!(seen.get(), has_marker);
+        assert_eq!(seen, has_marker);
         received
     }
 

@@ -108,12 +108,15 @@ pub(crate) fn between(
         let (source, _) = listener.accept()?;
         let destination = UnixStream::connect(&forward)?;
         let (mut back_from, mut back_to) = (destination.try_clone()?, source.try_clone()?);
+        let ended = destination.try_clone()?;
         thread::spawn(move || {
             let _error_or_end = std::io::copy(&mut back_from, &mut back_to);
             // A destination that was killed is an error here; the source has to learn of both.
             back_to.shutdown(Shutdown::Write)
         });
-        pass_on(source, destination)
+        let result = pass_on(source, destination);
+        // Also after an error: the way back keeps the socket open.
+        ended.shutdown(Shutdown::Write).and(result)
     });
     Ok(())
 }
@@ -288,4 +291,4 @@ fn big_endian(length: [u8; LENGTH_BYTES]) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::*;
 
 /// What comes out of a channel between two sockets into which `parts` go.
-fn sent_through(
+pub(crate) fn sent_through(
     parts: &[&[u8]],
     connect: impl FnOnce(&Path, &Path) -> Result<StateSeen>,
 ) -> (Vec<u8>, bool) {
@@ -15,12 +15,16 @@ fn sent_through(
     let seen = connect(&listen, &forward).unwrap();
     let mut input = UnixStream::connect(&listen).unwrap();
     let (mut output, _) = output.accept().unwrap();
+    // Read while it is written: small parts fill the buffers of two sockets with little in them, and all would wait for us.
+    let reader = thread::spawn(move || {
+        let mut received = Vec::new();
+        output.read_to_end(&mut received).map(|_| received)
+    });
     for part in parts {
         input.write_all(part).unwrap();
     }
     input.shutdown(Shutdown::Write).unwrap();
-    let mut received = Vec::new();
-    output.read_to_end(&mut received).unwrap();
+    let received = reader.join().unwrap().unwrap();
     (received, seen.get())
 }
 
@@ -69,6 +73,31 @@ fn one_bit_of_the_state_is_damaged_and_nothing_else() {
 fn a_channel_without_state_is_left_alone() {
     assert_eq!(damaged(&[b"VHUST", b"ART"]), b"VHUSTART");
     assert_eq!(damaged(&[b"1VVHUSTAT"]), b"1VVHUSTAT");
+}
+
+/// As many parts as both sockets cannot hold, each passed on before the next comes.
+#[test]
+fn parts_of_one_byte_do_not_fill_the_channel() {
+    let stream = vec![1; 2_000];
+    let parts: Vec<&[u8]> = stream.chunks(1).collect();
+    assert_eq!(damaged(&parts), stream);
+}
+
+/// An end that is gone is told to the other one: nobody waits for ever.
+#[test]
+fn a_channel_that_fails_ends_for_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listen, forward) = (folder.path().join("in"), folder.path().join("out"));
+    let output = UnixListener::bind(&forward).unwrap();
+    between(&listen, &forward, |_, _| {
+        Err(std::io::ErrorKind::Other.into())
+    })
+    .unwrap();
+    let mut input = UnixStream::connect(&listen).unwrap();
+    let (mut output, _) = output.accept().unwrap();
+    assert_eq!(output.read(&mut [0]).unwrap(), 0);
+    drop(output);
+    assert_eq!(input.read(&mut [0]).unwrap(), 0);
 }
 
 /// The moments of one stream, and that each came before what it says was not passed on.
