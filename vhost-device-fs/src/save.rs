@@ -54,9 +54,23 @@ pub(crate) fn save(file_system: &FileSystem) -> Result<FsState, SaveError> {
         records: still.records(),
         fates: HashMap::new(),
     };
-    let mut captured = capture_orphans(file_system, &tables, &mut known, &handles)?;
-    let open: HashSet<u64> = handles.iter().map(|(_, handle)| handle.nodeid).collect();
-    let nodes = save_nodes(&mut known, &open, &mut captured);
+    let mut captured = Captured::new(file_system.host().config.orphan_bytes_max);
+    let mut open: HashMap<u64, &Handle> = HashMap::new();
+    for (_, handle) in &handles {
+        open.entry(handle.nodeid).or_insert(handle);
+    }
+    // What is open first: the rest is about to be forgotten by the guest, and takes the room that is left.
+    capture_open(&tables, &mut known, &open, &mut captured)?;
+    let in_order = if known.fates.is_empty() {
+        save_in_order(&known)
+    } else {
+        None
+    };
+    let nodes = in_order.unwrap_or_else(|| {
+        capture_nameless(&tables, &mut known, &open, &mut captured);
+        let open = open.into_keys().collect();
+        save_nodes(&mut known, &open, &mut captured)
+    });
     drop(known);
     drop(still);
     let config = &file_system.host().config;
@@ -141,46 +155,92 @@ fn session(options: SessionOptions) -> SessionV1 {
     }
 }
 
-/// Finds the inodes without a name and takes them along. What cannot be taken is lost, if the operator allows it.
-fn capture_orphans(
-    file_system: &FileSystem,
+/// Takes along the open inodes that have no name. What cannot be taken is lost, if the operator allows it.
+fn capture_open(
     tables: &Tables,
     known: &mut Known<'_>,
-    handles: &[Numbered<Handle>],
-) -> Result<Captured, SaveError> {
-    let config = &file_system.host().config;
-    let mut captured = Captured::new(config.orphan_bytes_max);
-    let mut open: HashMap<u64, &Handle> = HashMap::new();
-    for (_, handle) in handles {
-        open.entry(handle.nodeid).or_insert(handle);
-    }
-    let records = known.records.iter();
-    // What is open first: the rest is about to be forgotten by the guest, and takes the room that is left.
-    let (of_open, others): (Vec<_>, Vec<_>) = records
-        .map(|record| (*record, open.get(&record.nodeid).copied()))
-        .filter(|(record, handle)| handle.is_some() || record.locations.is_empty())
-        .filter(|(record, _)| record.nodeid != ROOT_NODEID && !record.lost)
-        .partition(|(_, handle)| handle.is_some());
-    for (record, handle) in of_open.into_iter().chain(others) {
-        let result = match orphans::find(tables, record, handle) {
+    open: &HashMap<u64, &Handle>,
+    captured: &mut Captured,
+) -> Result<(), SaveError> {
+    let mut records: Vec<&Record> = open
+        .keys()
+        .filter_map(|nodeid| known.get(*nodeid))
+        .collect();
+    records.sort_unstable_by_key(|record| record.nodeid);
+    let records = records.into_iter().filter(|record| may_be_lost(record));
+    for record in records {
+        let handle = open.get(&record.nodeid).copied();
+        let fate = match capture(tables, record, handle, captured) {
             Ok(None) => continue,
-            Ok(Some(way)) => captured.take(tables, record, way.as_fd(), config.xattr),
-            Err(error) => Err(error),
-        };
-        let fate = match result {
-            Ok(()) => Fate::Orphan,
-            Err(error)
-                if config.migration_on_error == MigrationOnError::GuestError
-                    || handle.is_none() =>
-            {
-                log::warn!("{error}; the guest will see errors on it");
-                Fate::Lost
+            Ok(Some(fate)) => fate,
+            Err(error) if tables.host.config.migration_on_error == MigrationOnError::GuestError => {
+                lost(&error)
             }
             Err(error) => return Err(SaveError::Host(error.into())),
         };
         known.fates.insert(record.nodeid, fate);
     }
-    Ok(captured)
+    Ok(())
+}
+
+/// Takes along the inodes that have no name and are not open. What cannot be taken is lost.
+fn capture_nameless(
+    tables: &Tables,
+    known: &mut Known<'_>,
+    open: &HashMap<u64, &Handle>,
+    captured: &mut Captured,
+) {
+    let records = known.records.iter();
+    let nameless = records.filter(|record| may_be_lost(record) && record.locations.is_empty());
+    for record in nameless.filter(|record| !open.contains_key(&record.nodeid)) {
+        let fate = match capture(tables, record, None, captured) {
+            Ok(None) => continue,
+            Ok(Some(fate)) => fate,
+            Err(error) => lost(&error),
+        };
+        known.fates.insert(record.nodeid, fate);
+    }
+}
+
+fn may_be_lost(record: &Record) -> bool {
+    record.nodeid != ROOT_NODEID && !record.lost
+}
+
+fn lost(error: &OrphanError) -> Fate {
+    log::warn!("{error}; the guest will see errors on it");
+    Fate::Lost
+}
+
+/// Takes an inode along if it has no name; `None` if it has one.
+fn capture(
+    tables: &Tables,
+    record: &Record,
+    handle: Option<&Handle>,
+    captured: &mut Captured,
+) -> Result<Option<Fate>, OrphanError> {
+    let Some(way) = orphans::find(tables, record, handle)? else {
+        return Ok(None);
+    };
+    captured.take(tables, record, way.as_fd(), tables.host.config.xattr)?;
+    Ok(Some(Fate::Orphan))
+}
+
+/// The inodes of most guests, in one walk: all have names, and were found after the directories that they are in. So each is in use, for
+/// what kept it from being forgotten travels, too. `None` if one is not like that.
+fn save_in_order(known: &Known<'_>) -> Option<NodeTable> {
+    let mut nodes = NodeTable::with_capacity(known.records.len());
+    let mut finder = known.finder();
+    for (index, record) in known.records.iter().enumerate() {
+        let is_root = record.nodeid == ROOT_NODEID;
+        let has_names = is_root || !record.locations.is_empty();
+        let mut parents = record.locations.iter().map(|location| location.parent);
+        let in_order = parents.all(|parent| finder.find(parent).is_some_and(|at| at < index));
+        if !has_names || !in_order {
+            return None;
+        }
+        nodes.push(node(known, record));
+    }
+    Some(nodes)
 }
 
 /// The inodes that the guest uses, parents first.

@@ -23,7 +23,7 @@ pub const SECTION_HEADER_BYTES: usize = 24;
 /// [`Limits`] are, and it is also the limit of the payload codec.
 pub const SECTION_BYTES_MAX: u64 = 16 << 20;
 
-/// Tables and opaque data are cut into sections of about this many bytes.
+/// Opaque data is cut into sections of at most this many bytes.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// What a reader is willing to read.

@@ -14,6 +14,10 @@ use super::stream::{
     SectionHeader, Tag, header_checksum, section_header_checksum,
 };
 
+/// A table is cut into sections of about this many bytes: it stays in the processor's cache from where it is encoded into the pipe,
+/// which is as large, and the other end begins at once. One item may be longer.
+const TABLE_BYTES: usize = 1 << 16;
+
 /// What a finished stream amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteSummary {
@@ -107,22 +111,22 @@ impl<'a> StateWriter<'a> {
         importance: Importance,
         items: impl IntoIterator<Item = T>,
     ) -> Result<(), StateError> {
+        const COUNT_BYTES: usize = size_of::<u32>();
         let mut count: u32 = 0;
         let mut payload = count.to_le_bytes().to_vec();
-        let mut encoded = Vec::new();
         for item in items {
-            encoded.clear();
-            encode_value(tag, &item, &mut encoded)?;
-            if encoded.is_empty() {
+            let before = payload.len();
+            encode_value(tag, &item, &mut payload)?;
+            if payload.len() == before {
                 return Err(StateError::EmptyItem { tag });
             }
-            if count > 0 && payload.len() + encoded.len() > CHUNK_BYTES_MAX {
-                self.emit(tag, version, importance, &payload)?;
+            if count > 0 && payload.len() > TABLE_BYTES {
+                let whole = payload.get(..before).unwrap_or_default();
+                self.emit(tag, version, importance, whole)?;
+                payload.drain(COUNT_BYTES..before);
                 count = 0;
-                payload.truncate(size_of_val(&count));
             }
-            count += 1; // cannot overflow: an item has a byte, a chunk at most 2^20 of them
-            payload.extend_from_slice(&encoded);
+            count += 1; // cannot overflow: an item has a byte, a piece at most 2^16 of them
             for (byte, new) in payload.iter_mut().zip(count.to_le_bytes()) {
                 *byte = new;
             }

@@ -1020,3 +1020,33 @@ fn directories_that_were_moved_below_their_younger_ones_travel() {
     assert_eq!(state_of(&destination), state);
     assert_eq!(lookup(&destination, "young/moved/deep/file").nodeid, file);
 }
+
+/// Without orphans there is a short way to save; this compares it with the long one.
+#[test]
+fn an_orphan_more_changes_nothing_of_how_the_rest_is_saved() {
+    let share = tempfile::tempdir().unwrap();
+    fs::create_dir_all(share.path().join("a/b")).unwrap();
+    fs::write(share.path().join("a/b/file"), "x").unwrap();
+    fs::hard_link(share.path().join("a/b/file"), share.path().join("a/link")).unwrap();
+    let source = start(share.path(), |_| ());
+    lookup(&source, "a/b/file");
+    lookup(&source, "a/link");
+    // Only known by what is in it, and only by being open.
+    source.forget(lookup(&source, "a").nodeid, 3);
+    let file = lookup(&source, "a/b/file").nodeid;
+    open(&source, file, OFlags::RDONLY);
+    source.forget(file, 3);
+    let short = state_of(&source);
+    let (orphan, _) = create(&source, "orphan", OFlags::RDWR);
+    source.unlink(ROOT_NODEID, b"orphan").unwrap();
+    let mut long = state_of(&source).nodes.to_vec();
+    long.retain(|node| node.nodeid != orphan);
+    assert_eq!(short.nodes.to_vec(), long);
+    assert_eq!(short.orphans, []);
+    let unused = |nodeid: u64| {
+        long.iter()
+            .any(|node| node.nodeid == nodeid && node.lookups == 0)
+    };
+    assert!(unused(file), "it is only open");
+    load(&start(share.path(), |_| ()), &short).unwrap();
+}

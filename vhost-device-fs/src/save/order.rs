@@ -25,13 +25,14 @@ pub(super) struct Known<'a> {
 }
 
 /// Finds records by nodeid; what is in one directory mostly comes together.
-struct Finder<'a> {
+pub(super) struct Finder<'a> {
     records: &'a [&'a Record],
     latest: Option<(u64, usize)>,
 }
 
 impl Finder<'_> {
-    fn find(&mut self, nodeid: u64) -> Option<usize> {
+    /// Its index.
+    pub(super) fn find(&mut self, nodeid: u64) -> Option<usize> {
         match self.latest {
             Some((asked, index)) if asked == nodeid => Some(index),
             _ => {
@@ -44,8 +45,17 @@ impl Finder<'_> {
     }
 }
 
-impl Known<'_> {
-    fn finder(&self) -> Finder<'_> {
+impl<'k> Known<'k> {
+    /// The record of `nodeid`.
+    pub(super) fn get(&self, nodeid: u64) -> Option<&'k Record> {
+        let at = self
+            .records
+            .binary_search_by_key(&nodeid, |record| record.nodeid);
+        self.records.get(at.ok()?).copied()
+    }
+
+    /// Finds many of them.
+    pub(super) fn finder(&self) -> Finder<'_> {
         Finder {
             records: &self.records,
             latest: None,

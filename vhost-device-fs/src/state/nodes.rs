@@ -336,18 +336,21 @@ impl Serialize for Bytes<'_> {
     }
 }
 
-/// The names of an inode as they are decoded: without an allocation, and no more of them than there can be.
+/// The names of an inode as they are decoded: without an allocation for what has one, and no more of them than there can be. Small, for
+/// it is moved from hand to hand by what decodes.
+#[derive(Default)]
 struct Few<'a> {
-    count: usize,
-    names: [LocationV1<&'a [u8]>; LOCATIONS_MAX],
+    first: Option<LocationV1<&'a [u8]>>,
+    others: Vec<LocationV1<&'a [u8]>>,
 }
 
 impl<'a> IntoIterator for Few<'a> {
     type Item = LocationV1<&'a [u8]>;
-    type IntoIter = std::iter::Take<std::array::IntoIter<Self::Item, LOCATIONS_MAX>>;
+    type IntoIter =
+        std::iter::Chain<std::option::IntoIter<Self::Item>, std::vec::IntoIter<Self::Item>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.names.into_iter().take(self.count)
+        self.first.into_iter().chain(self.others)
     }
 }
 
@@ -363,14 +366,17 @@ impl<'de> Deserialize<'de> for Few<'de> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Few<'de>, A::Error> {
+                let first = sequence.next_element()?;
                 let mut few = Few {
-                    count: 0,
-                    names: [LocationV1::default(); LOCATIONS_MAX],
+                    first,
+                    others: Vec::new(),
                 };
                 while let Some(name) = sequence.next_element()? {
-                    let place = few.names.get_mut(few.count);
-                    *place.ok_or_else(|| A::Error::invalid_length(few.count + 1, &self))? = name;
-                    few.count += 1;
+                    let count = few.others.len() + 2;
+                    if count > LOCATIONS_MAX {
+                        return Err(A::Error::invalid_length(count, &self));
+                    }
+                    few.others.push(name);
                 }
                 Ok(few)
             }

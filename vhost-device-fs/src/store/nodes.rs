@@ -10,10 +10,12 @@
 //! While the guest holds lookups of it, while it is open, and while a location of another record leads through it.
 
 mod carried;
+mod identities;
 mod locations;
 mod record;
+mod records;
+mod ways;
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,22 +26,19 @@ use super::descriptors::DescriptorCache;
 use super::hash::NumberHash;
 use super::{FileKind, Identity, Name};
 use crate::operations::{FsResult, ROOT_NODEID};
+use identities::{Identities, SHARDS_MAX, Slot};
 pub(crate) use locations::Location;
 pub(crate) use record::{Known, Record, Sighting, Traits, View};
+use records::{Place, Records};
 
-/// Locks of either sort, unless there are too few descriptors to share out.
-const SHARDS_MAX: u64 = 16;
 /// Records that a guest can make us keep; one that has so many inodes in use has 16 GiB of its own memory for them.
 const RECORDS_MAX: usize = 1 << 24;
 
 #[derive(Debug)]
 struct Shard {
-    /// Boxed, because a table keeps about as much room free as it uses.
-    records: HashMap<u64, Box<Record>, NumberHash>,
+    records: Records,
     descriptors: DescriptorCache,
 }
-
-type Identities = HashMap<Identity, u64, NumberHash>;
 
 /// All inodes that the guest knows, by nodeid and by identity. A nodeid is never given twice.
 #[derive(Debug)]
@@ -60,13 +59,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl NodeStore {
     /// A store that knows the root only, and keeps about `descriptors_max` descriptors.
     pub(crate) fn new(root: Sighting, root_descriptor: Arc<OwnedFd>, descriptors_max: u32) -> Self {
-        let shards = (u64::from(descriptors_max) / 8).clamp(1, SHARDS_MAX);
-        let share = usize::try_from(u64::from(descriptors_max) / shards).unwrap_or(usize::MAX);
+        // Locks of either sort, unless there are too few descriptors to share out.
+        let shards = (descriptors_max / 8).clamp(1, SHARDS_MAX);
+        let share = usize::try_from(descriptors_max / shards).unwrap_or(usize::MAX);
         let mut store = Self {
             shards: (0..shards)
                 .map(|_| {
                     Mutex::new(Shard {
-                        records: HashMap::default(),
+                        records: Records::default(),
                         descriptors: DescriptorCache::new(share),
                     })
                 })
@@ -106,6 +106,29 @@ impl NodeStore {
         usize::try_from(number % count as u64).unwrap_or(0)
     }
 
+    fn slot(&self, nodeid: u64, place: Place) -> Slot {
+        Slot::new(Self::index(self.shards.len(), nodeid), place)
+    }
+
+    /// Where the record of an inode is, with the lock of it. Locks one record after the other if their hashes are the same.
+    fn find<'s>(
+        &'s self,
+        identities: &Identities,
+        identity: &Identity,
+    ) -> Option<(MutexGuard<'s, Shard>, Slot)> {
+        let mut found = None;
+        identities.find(identity, |slot| {
+            let shard = lock(Self::pick(&self.shards, slot.shard()));
+            let record = shard.records.at(slot.place());
+            let is_it = record.is_some_and(|record| record.identity == *identity);
+            if is_it {
+                found = Some((shard, slot));
+            }
+            is_it
+        });
+        found
+    }
+
     /// The guest found `sighting` where it found it the last time: it holds one more lookup of it. `None`, and nothing
     /// happened, if that is not so. What most lookups are; allocates nothing.
     pub(crate) fn found_again(
@@ -115,9 +138,8 @@ impl NodeStore {
         name: Name<'_>,
     ) -> Option<Known> {
         let identities = self.identity_shard(&sighting.identity);
-        let nodeid = *identities.get(&sighting.identity)?;
-        let mut shard = self.shard(nodeid);
-        let record = shard.records.get_mut(&nodeid)?;
+        let (mut shard, slot) = self.find(&identities, &sighting.identity)?;
+        let record = shard.records.at_mut(slot.place())?;
         let same = record.is_of(sighting.kind) && record.is_newest_at(parent, name);
         same.then(|| record.look_up())
     }
@@ -133,10 +155,11 @@ impl NodeStore {
         let mut released = Vec::new();
         let known = {
             let mut identities = self.identity_shard(&sighting.identity);
-            let known_id = identities.get(&sighting.identity).copied();
-            let found = known_id.and_then(|nodeid| {
-                let mut shard = self.shard(nodeid);
-                let record = shard.records.get_mut(&nodeid)?;
+            let mut before = None;
+            let found = self.find(&identities, &sighting.identity);
+            let found = found.and_then(|(mut shard, slot)| {
+                before = Some(slot);
+                let record = shard.records.at_mut(slot.place())?;
                 record.is_of(sighting.kind).then(|| {
                     if let Some(location) = location.clone() {
                         released = record.add_location(location);
@@ -144,32 +167,45 @@ impl NodeStore {
                     record.look_up()
                 })
             });
-            found.or_else(|| {
-                let nodeid = self.next.fetch_add(1, Ordering::Relaxed);
-                let mut shard = self.shard(nodeid);
-                if shard.records.len() >= self.records_max / self.shards.len() {
-                    released.extend(parent);
-                    return None;
-                }
-                let mut record = Box::new(Record {
-                    locations: location.into_iter().collect(),
-                    ..Record::new(nodeid, sighting)
-                });
-                let known = record.look_up();
-                shard.records.insert(nodeid, record);
-                identities.insert(sighting.identity, nodeid);
-                Some(known)
-            })
+            let known = found.or_else(|| self.add(&mut identities, sighting, location, before));
+            released.extend(known.is_none().then_some(parent).flatten());
+            known
         };
         self.release_all(released);
         known.ok_or(Errno::NFILE)
+    }
+
+    /// Adds a record that the guest has looked up once, in the place of another one of that identity. `None` if there are too many.
+    fn add(
+        &self,
+        identities: &mut Identities,
+        sighting: Sighting,
+        location: Option<Location>,
+        before: Option<Slot>,
+    ) -> Option<Known> {
+        let nodeid = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut shard = self.shard(nodeid);
+        if shard.records.len() >= self.records_max / self.shards.len() {
+            return None;
+        }
+        let mut record = Record {
+            locations: location.into_iter().collect(),
+            ..Record::new(nodeid, sighting)
+        };
+        let known = record.look_up();
+        let place = shard.records.insert(record)?;
+        if let Some(before) = before {
+            identities.remove(&sighting.identity, before);
+        }
+        identities.insert(&sighting.identity, self.slot(nodeid, place));
+        Some(known)
     }
 
     /// The guest gives up `count` lookups. More than it holds, or of an unknown nodeid: no harm is done.
     pub(crate) fn forget(&self, nodeid: u64, count: u64) {
         let unused = {
             let mut shard = self.shard(nodeid);
-            let Some(record) = shard.records.get_mut(&nodeid) else {
+            let Some(record) = shard.records.get_mut(nodeid) else {
                 return;
             };
             record.lookups = record.lookups.saturating_sub(count);
@@ -183,7 +219,7 @@ impl NodeStore {
     /// Keeps a record alive, until [`release`](Self::release). `ESTALE` if it is unknown.
     pub(crate) fn hold(&self, nodeid: u64) -> FsResult<()> {
         let mut shard = self.shard(nodeid);
-        let record = shard.records.get_mut(&nodeid).ok_or(Errno::STALE)?;
+        let record = shard.records.get_mut(nodeid).ok_or(Errno::STALE)?;
         record.references = record.references.saturating_add(1);
         Ok(())
     }
@@ -197,7 +233,7 @@ impl NodeStore {
         let mut unused = nodeids;
         unused.retain(|nodeid| {
             let mut shard = self.shard(*nodeid);
-            shard.records.get_mut(nodeid).is_some_and(|record| {
+            shard.records.get_mut(*nodeid).is_some_and(|record| {
                 record.references = record.references.saturating_sub(1);
                 record.is_unused()
             })
@@ -212,7 +248,7 @@ impl NodeStore {
             if let Some((record, _descriptor)) = self.remove_if_unused(nodeid) {
                 for location in record.locations.iter() {
                     let mut shard = self.shard(location.parent);
-                    if let Some(parent) = shard.records.get_mut(&location.parent) {
+                    if let Some(parent) = shard.records.get_mut(location.parent) {
                         parent.references = parent.references.saturating_sub(1);
                         if parent.is_unused() {
                             candidates.push(location.parent);
@@ -223,21 +259,20 @@ impl NodeStore {
         }
     }
 
-    fn remove_if_unused(&self, nodeid: u64) -> Option<(Box<Record>, Option<Arc<OwnedFd>>)> {
+    fn remove_if_unused(&self, nodeid: u64) -> Option<(Record, Option<Arc<OwnedFd>>)> {
         if nodeid == ROOT_NODEID {
             return None;
         }
-        let identity = self.shard(nodeid).records.get(&nodeid)?.identity;
+        let identity = self.shard(nodeid).records.get(nodeid)?.identity;
         let mut identities = self.identity_shard(&identity);
         let mut shard = self.shard(nodeid);
-        if !shard.records.get(&nodeid)?.is_unused() {
+        let place = shard.records.place(nodeid)?;
+        if !shard.records.at(place)?.is_unused() {
             return None; // Found again in the meantime.
         }
-        if identities.get(&identity) == Some(&nodeid) {
-            identities.remove(&identity);
-        }
+        identities.remove(&identity, self.slot(nodeid, place));
         let descriptor = shard.descriptors.remove(nodeid);
-        let record = shard.records.remove(&nodeid)?;
+        let record = shard.records.remove(nodeid)?;
         if record.pinned.is_some() {
             self.pinned.fetch_sub(1, Ordering::Relaxed);
         }
@@ -248,7 +283,7 @@ impl NodeStore {
     pub(crate) fn view(&self, nodeid: u64) -> FsResult<View> {
         let mut shard = self.shard(nodeid);
         let shard = &mut *shard;
-        let record = shard.records.get(&nodeid).ok_or(Errno::STALE)?;
+        let record = shard.records.get(nodeid).ok_or(Errno::STALE)?;
         if record.lost {
             return Err(Errno::IO);
         }
@@ -266,7 +301,7 @@ impl NodeStore {
     /// What never changes of `nodeid`. Errors like [`view`](Self::view).
     pub(crate) fn traits(&self, nodeid: u64) -> FsResult<Traits> {
         let shard = self.shard(nodeid);
-        let record = shard.records.get(&nodeid).ok_or(Errno::STALE)?;
+        let record = shard.records.get(nodeid).ok_or(Errno::STALE)?;
         if record.lost {
             return Err(Errno::IO);
         }
@@ -281,7 +316,7 @@ impl NodeStore {
     pub(crate) fn descriptor(&self, nodeid: u64) -> FsResult<Option<Arc<OwnedFd>>> {
         let mut shard = self.shard(nodeid);
         let shard = &mut *shard;
-        let record = shard.records.get(&nodeid).ok_or(Errno::STALE)?;
+        let record = shard.records.get(nodeid).ok_or(Errno::STALE)?;
         match (&record.pinned, record.lost) {
             (_, true) => Err(Errno::IO),
             (Some(pinned), false) => Ok(Some(Arc::clone(pinned))),
@@ -291,73 +326,21 @@ impl NodeStore {
 
     /// The nodeid of an inode of the host, if the guest knows it.
     pub(crate) fn nodeid(&self, identity: &Identity) -> Option<u64> {
-        self.identity_shard(identity).get(identity).copied()
+        let identities = self.identity_shard(identity);
+        let (shard, slot) = self.find(&identities, identity)?;
+        Some(shard.records.at(slot.place())?.nodeid)
     }
 
     /// Keeps a descriptor of `nodeid` for the next time.
     pub(crate) fn cache(&self, nodeid: u64, descriptor: Arc<OwnedFd>) {
         let _closed = {
             let mut shard = self.shard(nodeid);
-            let Some(record) = shard.records.get(&nodeid) else {
+            let Some(record) = shard.records.get(nodeid) else {
                 return;
             };
             let is_directory = record.kind == FileKind::Directory;
             shard.descriptors.insert(nodeid, descriptor, is_directory)
         };
-    }
-
-    /// Keeps `descriptor` as the way to an inode that never had a name. Without effect if it is unknown.
-    pub(crate) fn pin(&self, nodeid: u64, descriptor: OwnedFd) {
-        let mut shard = self.shard(nodeid);
-        if let Some(record) = shard.records.get_mut(&nodeid)
-            && record.pinned.is_none()
-        {
-            record.pinned = Some(Arc::new(descriptor));
-            self.pinned.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Number of descriptors that are the only way to their inode.
-    pub(crate) fn pinned(&self) -> usize {
-        self.pinned.load(Ordering::Relaxed)
-    }
-
-    /// The inode got another name. Without effect if it or the directory is unknown.
-    pub(crate) fn add_location(&self, nodeid: u64, location: Location) {
-        if self.hold(location.parent).is_err() {
-            return;
-        }
-        let parent = location.parent;
-        let released = match self.shard(nodeid).records.get_mut(&nodeid) {
-            Some(record) => record.add_location(location),
-            None => vec![parent],
-        };
-        self.release_all(released);
-    }
-
-    /// The inode lost a name. If that was its last one, `pin` is kept as the way to it.
-    pub(crate) fn remove_location(
-        &self,
-        nodeid: u64,
-        location: &Location,
-        pin: Option<Arc<OwnedFd>>,
-    ) {
-        let removed = {
-            let mut shard = self.shard(nodeid);
-            let Some(record) = shard.records.get_mut(&nodeid) else {
-                return;
-            };
-            let before = record.locations.len();
-            record
-                .locations
-                .change(|locations| locations.retain(|known| known != location));
-            if record.locations.is_empty() && record.pinned.is_none() && pin.is_some() {
-                record.pinned = pin;
-                self.pinned.fetch_add(1, Ordering::Relaxed);
-            }
-            before - record.locations.len()
-        };
-        self.release_all(vec![location.parent; removed]);
     }
 
     /// The nodeid that will be given next.

@@ -1,11 +1,11 @@
 //! All inodes that the guest knows: looked at together to be saved, and put into another store. Knows no state stream.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::record::Record;
-use super::{NodeStore, Shard, lock};
-use crate::store::FileKind;
+use super::records::Records;
+use super::{NodeStore, Shard, Slot, lock};
+use crate::store::{FileKind, Identity};
 
 /// The store while nothing in it changes. The one who holds it asks the store for nothing else.
 pub(crate) struct Still<'a>(Vec<MutexGuard<'a, Shard>>);
@@ -14,17 +14,14 @@ impl Still<'_> {
     /// All records, sorted by nodeid.
     pub(crate) fn records(&self) -> Vec<&Record> {
         let shards = || self.0.iter().map(|shard| &shard.records);
-        let count = shards().map(std::collections::HashMap::len).sum();
+        let count = shards().map(Records::len).sum();
         // Sorted with the nodeid beside it: a look into each record for each comparison would take most of the time.
         let mut numbered: Vec<(u64, &Record)> = Vec::with_capacity(count);
         for records in shards() {
-            numbered.extend(
-                records
-                    .iter()
-                    .map(|(nodeid, record)| (*nodeid, record.as_ref())),
-            );
+            numbered.extend(records.iter().map(|record| (record.nodeid, record)));
         }
-        numbered.sort_unstable_by_key(|(nodeid, _)| *nodeid);
+        // Each shard is mostly sorted already, which the stable sort makes use of.
+        numbered.sort_by_key(|(nodeid, _)| *nodeid);
         numbered.into_iter().map(|(_, record)| record).collect()
     }
 }
@@ -65,11 +62,8 @@ impl NodeStore {
     pub(crate) fn place(&mut self, mut record: Record) {
         let mut unknown = Vec::new();
         for location in record.locations.iter() {
-            match self
-                .shard_mut(location.parent)
-                .records
-                .get_mut(&location.parent)
-            {
+            let records = &mut self.shard_mut(location.parent).records;
+            match records.get_mut(location.parent) {
                 Some(parent) => parent.references = parent.references.saturating_add(1),
                 None => unknown.push(location.parent),
             }
@@ -84,26 +78,36 @@ impl NodeStore {
         let pinned = usize::from(record.pinned.is_some());
         let records = &mut self.shard_mut(nodeid).records;
         // The root was there before.
-        let replaced = records.insert(nodeid, Box::new(record));
-        let unpinned = usize::from(replaced.is_some_and(|record| record.pinned.is_some()));
-        let count = self.pinned.get_mut();
-        *count = *count + pinned - unpinned;
+        if let Some(before) = records.get_mut(nodeid) {
+            let unpinned = usize::from(before.pinned.is_some());
+            *before = record;
+            let count = self.pinned.get_mut();
+            *count = *count + pinned - unpinned;
+            return;
+        }
+        // A state has no more of them than there are places.
+        let Some(place) = records.insert(record) else {
+            return;
+        };
+        *self.pinned.get_mut() += pinned;
         if !lost {
-            let part = self.hash.part(identity, self.identities.len() as u64);
-            let identities = exclusive(Self::pick_mut(&mut self.identities, part));
-            identities.entry(identity).or_insert(nodeid);
+            let slot = self.slot(nodeid, place);
+            self.place_identity(&identity, slot);
         }
     }
 
-    /// Lets go of the descriptor of an inode without a name, to which a handle leads as well.
-    pub(crate) fn unpin(&self, nodeid: u64) {
-        let unpinned = {
-            let mut shard = self.shard(nodeid);
-            let record = shard.records.get_mut(&nodeid);
-            record.and_then(|record| record.pinned.take())
-        };
-        if unpinned.is_some() {
-            self.pinned.fetch_sub(1, Ordering::Relaxed);
+    /// The first one of an identity is the one that is found by it.
+    fn place_identity(&mut self, identity: &Identity, slot: Slot) {
+        let part = self.hash.part(identity, self.identities.len() as u64);
+        let identities = exclusive(Self::pick_mut(&mut self.identities, part));
+        let shards = &mut self.shards;
+        let before = identities.find(identity, |slot| {
+            let records = &exclusive(Self::pick_mut(shards, slot.shard())).records;
+            let record = records.at(slot.place());
+            record.is_some_and(|record| record.identity == *identity)
+        });
+        if before.is_none() {
+            identities.insert(identity, slot);
         }
     }
 

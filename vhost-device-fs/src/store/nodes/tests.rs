@@ -226,7 +226,11 @@ fn names_of_one_inode_are_bounded_and_a_directory_has_one() {
     assert_eq!(names(file).len(), LOCATIONS_MAX);
     assert_eq!(names(file).last(), Some(&named(ROOT_NODEID, "f99")));
     assert_eq!(*names(directory), [named(ROOT_NODEID, "d99")]);
-    let root = lock(&store.shards[1]).records[&ROOT_NODEID].references;
+    let root = lock(&store.shards[1])
+        .records
+        .get(ROOT_NODEID)
+        .unwrap()
+        .references;
     assert_eq!(root, LOCATIONS_MAX as u64 + 1, "a reference for each name");
 }
 
