@@ -25,7 +25,7 @@ impl Folder<'_> {
     /// Like [`FileSystem::lookup`].
     pub fn look_up(&self, name: &[u8]) -> FsResult<Entry> {
         let name = Name::new(name)?;
-        let _names = self.tables.keep_names(self.nodeid);
+        let _names = self.tables.names.keep(self.nodeid, name);
         let directory = self.descriptor.as_fd();
         self.file_system
             .enter(&self.tables, directory, self.nodeid, name)
@@ -41,7 +41,7 @@ impl FileSystem {
         let tables = self.tables();
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
-        let _names = tables.keep_names(parent);
+        let _names = tables.names.keep(parent, name);
         self.enter(&tables, directory.as_fd(), parent, name)
     }
 
@@ -122,7 +122,7 @@ impl FileSystem {
         let name = Name::new(new_name)?;
         let inode = tables.resolve(nodeid)?;
         let directory = tables.resolve(new_parent)?;
-        let _names = tables.keep_names(new_parent);
+        let _names = tables.names.keep(new_parent, name);
         let _changing = self.changing();
         // By way of /proc, because AT_EMPTY_PATH needs a privilege that we may not have.
         rustix::fs::linkat(
@@ -146,7 +146,7 @@ impl FileSystem {
         let tables = self.tables();
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
-        let _names = tables.keep_names(parent);
+        let _names = tables.names.keep(parent, name);
         let _changing = self.changing();
         self.creating(caller, mode, umask, |permissions| {
             work(directory.as_fd(), name, permissions)

@@ -122,7 +122,7 @@ impl FileSystem {
         let guest = GuestFlags::from_guest(flags)?;
         tables.room_for_descriptor()?;
         let host = self.host_flags(guest) | OFlags::CREATE | OFlags::EXCL;
-        let _names = tables.keep_names(parent);
+        let _names = tables.names.keep(parent, name);
         let _changing = self.changing();
         let made = self.creating(caller, mode, umask, |permissions| {
             host::open_beneath(directory.as_fd(), name, host, permissions)

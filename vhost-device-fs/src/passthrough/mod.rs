@@ -16,6 +16,7 @@ mod handle;
 mod host;
 mod lock_table;
 mod locks;
+mod name_locks;
 mod names;
 mod tables;
 mod xattrs;

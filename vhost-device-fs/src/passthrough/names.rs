@@ -36,8 +36,8 @@ impl FileSystem {
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
         let location = Location::new(parent, name);
-        let _names = tables.change_names(parent, parent);
-        let doomed = doomed(&tables, directory.as_fd(), name, &location);
+        let _names = tables.names.change(parent, name);
+        let doomed = doomed(&tables, directory.as_fd(), name);
         let _changing = self.changing();
         rustix::fs::unlinkat(&directory, name.bytes(), flags)?;
         if let Some(doomed) = doomed {
@@ -65,9 +65,11 @@ impl FileSystem {
         let to = tables.resolve(new_parent)?;
         let old = Location::new(parent, name);
         let new = Location::new(new_parent, new_name);
-        let _names = tables.change_names(parent, new_parent);
+        let _names = tables
+            .names
+            .change_both((parent, name), (new_parent, new_name));
         let moved = known(&tables, from.as_fd(), name);
-        let doomed = doomed(&tables, to.as_fd(), new_name, &new);
+        let doomed = doomed(&tables, to.as_fd(), new_name);
         let flags = RenameFlags::from_bits_retain(flags);
         let _changing = self.changing();
         rustix::fs::renameat_with(&from, name.bytes(), &to, new_name.bytes(), flags)?;
@@ -100,17 +102,13 @@ fn known(tables: &Tables, directory: BorrowedFd<'_>, name: Name<'_>) -> Option<u
 
 /// Prepares for `name` in `directory` to go. That there is nothing, or no descriptor left, is not an error here: the
 /// removal itself will tell, or the inode will be stale.
-fn doomed(
-    tables: &Tables,
-    directory: BorrowedFd<'_>,
-    name: Name<'_>,
-    location: &Location,
-) -> Option<Doomed> {
+///
+/// Also if it has other names: those may go at the same time, and what is pinned for nothing is let go.
+fn doomed(tables: &Tables, directory: BorrowedFd<'_>, name: Name<'_>) -> Option<Doomed> {
     let nodeid = known(tables, directory, name)?;
-    let view = tables.nodes.view(nodeid).ok()?;
-    let is_last = view.locations.iter().all(|known| known == location);
-    let pin = match view.descriptor {
-        _ if !is_last || tables.room_for_descriptor().is_err() => None,
+    let cached = tables.nodes.descriptor(nodeid).ok()?;
+    let pin = match cached {
+        _ if tables.room_for_descriptor().is_err() => None,
         Some(descriptor) => Some(descriptor),
         None => host::open_path(directory, name).ok().map(Arc::new),
     };

@@ -3,7 +3,7 @@
 //! Replaced as a whole when the guest goes, and when a state is loaded.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use rustix::fs::{OFlags, Statx};
 use rustix::io::Errno;
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::handle::Handle;
 use super::host::{self, Host};
 use super::lock_table::LockTable;
+use super::name_locks::NameLocks;
 use crate::operations::{FsResult, ROOT_NODEID};
 use crate::store::{
     FileKind, HandleTable, Identity, Location, MountTable, Name, NodeStore, Sighting, View,
@@ -19,9 +20,6 @@ use crate::store::{
 /// Directories that a path may lead through. Far more than any real path has; less than forever, should names that
 /// were moved around on the host seem to lead in a circle.
 const DEPTH_MAX: usize = 1 << 16;
-
-/// Locks of directories; each is that of many.
-const NAME_LOCKS: usize = 64;
 
 /// What the guest knows, and where it is on the host.
 #[derive(Debug)]
@@ -36,9 +34,8 @@ pub(crate) struct Tables {
     pub(crate) handles: HandleTable<Handle>,
     /// The guest's locks that others see.
     pub(crate) locks: LockTable,
-    /// Held from the look at a name on the host until we have noted what we saw: a LOOKUP that is overtaken by a
-    /// RENAME would note the old name as the newest one.
-    names: [RwLock<()>; NAME_LOCKS],
+    /// Locks on names in directories.
+    pub(crate) names: NameLocks,
     /// Greatest number of descriptors that the guest holds by handles, by inodes without a name, and by locks.
     held_max: usize,
 }
@@ -60,36 +57,8 @@ impl Tables {
             handles: HandleTable::new(next_handle),
             locks: LockTable::default(),
             held_max: usize::try_from(held_max).unwrap_or(usize::MAX),
-            names: std::array::from_fn(|_| RwLock::default()),
+            names: NameLocks::default(),
         })
-    }
-
-    /// While this is held, no request changes a name in `directory`.
-    pub(crate) fn keep_names(&self, directory: u64) -> RwLockReadGuard<'_, ()> {
-        let (_, lock) = self.name_lock(directory);
-        lock.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// While these are held, no other request looks at names in `directory` and `other`.
-    pub(crate) fn change_names(
-        &self,
-        directory: u64,
-        other: u64,
-    ) -> (RwLockWriteGuard<'_, ()>, Option<RwLockWriteGuard<'_, ()>>) {
-        let mut locks = [self.name_lock(directory), self.name_lock(other)];
-        // Always in the same order, so that two do not wait for each other.
-        locks.sort_unstable_by_key(|(index, _)| *index);
-        let [(first_index, first), (second_index, second)] = locks;
-        let first = first.write().unwrap_or_else(PoisonError::into_inner);
-        let second = (first_index != second_index)
-            .then(|| second.write().unwrap_or_else(PoisonError::into_inner));
-        (first, second)
-    }
-
-    fn name_lock(&self, directory: u64) -> (usize, &RwLock<()>) {
-        let [first, ..] = &self.names;
-        let index = usize::try_from(directory % NAME_LOCKS as u64).unwrap_or(0);
-        (index, self.names.get(index).unwrap_or(first))
     }
 
     /// Whether the guest may hold one more descriptor; `ENFILE` if not. The process needs some for itself whatever the

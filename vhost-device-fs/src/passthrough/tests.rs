@@ -318,6 +318,34 @@ fn hard_links_are_one_node_and_any_name_leads_to_it() {
     assert_eq!(share.fs.get_attributes(a, None).unwrap().nlink, 1);
 }
 
+/// Each of two requests sees the name that the other one removes.
+#[test]
+fn two_names_that_go_at_the_same_time_leave_a_way() {
+    let share = Share::new();
+    fs::create_dir(share.path("d")).unwrap();
+    let directory = share.lookup("d").nodeid;
+    for round in 0..500 {
+        fs::write(share.path("a"), "x").unwrap();
+        let file = share.lookup("a").nodeid;
+        share.fs.link(file, directory, b"b").unwrap();
+        share.fs.tables().nodes.drop_descriptors();
+        let barrier = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (parent, name) in [(ROOT_NODEID, b"a"), (directory, b"b")] {
+                let (share, barrier) = (&share, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    share.fs.unlink(parent, name).unwrap();
+                });
+            }
+        });
+        let attributes = share.fs.get_attributes(file, None);
+        assert_eq!(attributes.map(|found| found.nlink), Ok(0), "round {round}");
+        share.fs.forget(file, 2);
+    }
+    assert_eq!(share.fs.tables().nodes.pinned(), 1, "the root's");
+}
+
 #[test]
 fn what_is_unlinked_while_known_stays_usable() {
     let share = Share::new();

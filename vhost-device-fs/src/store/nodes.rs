@@ -281,8 +281,7 @@ impl NodeStore {
 
     /// The record of `nodeid`; `ESTALE` if it is unknown, `EIO` if its inode was lost in a migration.
     pub(crate) fn view(&self, nodeid: u64) -> FsResult<View> {
-        let mut shard = self.shard(nodeid);
-        let shard = &mut *shard;
+        let shard = self.shard(nodeid);
         let record = shard.records.get(nodeid).ok_or(Errno::STALE)?;
         if record.lost {
             return Err(Errno::IO);
@@ -290,10 +289,6 @@ impl NodeStore {
         Ok(View {
             identity: record.identity,
             kind: record.kind,
-            descriptor: match &record.pinned {
-                Some(pinned) => Some(Arc::clone(pinned)),
-                None => shard.descriptors.get(nodeid),
-            },
             locations: record.locations.clone(),
         })
     }

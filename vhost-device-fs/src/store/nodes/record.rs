@@ -45,8 +45,6 @@ pub(crate) struct View {
     pub(crate) identity: Identity,
     /// Its type.
     pub(crate) kind: FileKind,
-    /// A descriptor of it (`O_PATH`), if there is one at hand.
-    pub(crate) descriptor: Option<Arc<OwnedFd>>,
     /// Its names, the newest last.
     pub(crate) locations: Locations,
 }

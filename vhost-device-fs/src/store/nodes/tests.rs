@@ -198,9 +198,9 @@ fn the_last_name_gone_leaves_a_pin() {
         .nodeid;
     store.add_location(file, named(ROOT_NODEID, "b"));
     store.remove_location(file, &named(ROOT_NODEID, "a"), Some(descriptor()));
-    assert!(store.view(file).unwrap().descriptor.is_none(), "b is left");
+    assert!(store.descriptor(file).unwrap().is_none(), "b is left");
     store.remove_location(file, &named(ROOT_NODEID, "b"), Some(descriptor()));
-    assert!(store.view(file).unwrap().descriptor.is_some());
+    assert!(store.descriptor(file).unwrap().is_some());
     assert!(store.view(file).unwrap().locations.is_empty());
     store.forget(file, 1);
     assert_eq!(count(&store), 1);
