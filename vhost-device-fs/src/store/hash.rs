@@ -8,7 +8,7 @@
 //! were drawn, and nothing ever tells of them. That is all that a table needs of its hash, and it costs two multiplications for
 //! each number of a key; std's default, which is made for keys of any length, costs a multiple of it.
 
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
 
 /// Numbers in the longest key, an [`Identity`](super::Identity).
@@ -48,13 +48,6 @@ impl std::fmt::Debug for NumberHash {
     /// Tells nothing of the function.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("NumberHash")
-    }
-}
-
-impl NumberHash {
-    /// In which of `count` parts of a table `key` is. A part's own table uses other bits of the hash.
-    pub(super) fn part(self, key: impl Hash, count: u64) -> u64 {
-        (self.hash_one(key) >> 32 & 0xff_ffff) % count.max(1)
     }
 }
 
@@ -155,14 +148,5 @@ mod tests {
         for other in changed {
             assert_ne!(hash.hash_one(identity), hash.hash_one(other));
         }
-    }
-
-    #[test]
-    fn parts_and_places_are_independent() {
-        let hash = NumberHash::default();
-        let in_first = (0..1 << 16).filter(|key: &u64| hash.part(key, 16) == 0);
-        let places: std::collections::HashSet<u64> =
-            in_first.map(|key| hash.hash_one(key) % 16).collect();
-        assert_eq!(places.len(), 16);
     }
 }

@@ -16,6 +16,7 @@ mod record;
 mod records;
 mod ways;
 
+use std::hash::BuildHasher as _;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,6 +53,11 @@ pub(crate) struct NodeStore {
     records_max: usize,
 }
 
+/// Which part of the store is asked for an identity. The tables there use the lower half of the hash.
+fn part(hash: u64) -> u64 {
+    hash >> u32::BITS
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -59,8 +65,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl NodeStore {
     /// A store that knows the root only, and keeps about `descriptors_max` descriptors.
     pub(crate) fn new(root: Sighting, root_descriptor: Arc<OwnedFd>, descriptors_max: u32) -> Self {
-        // Locks of either sort, unless there are too few descriptors to share out.
-        let shards = (descriptors_max / 8).clamp(1, SHARDS_MAX);
+        // Locks of either sort, unless there are too few descriptors to share out. A power of two, so that none is looked for by division.
+        let wanted = (descriptors_max / 8).clamp(1, SHARDS_MAX);
+        let shards = 1 << wanted.ilog2();
         let share = usize::try_from(descriptors_max / shards).unwrap_or(usize::MAX);
         let mut store = Self {
             shards: (0..shards)
@@ -89,9 +96,8 @@ impl NodeStore {
         lock(Self::pick(&self.shards, nodeid))
     }
 
-    fn identity_shard(&self, identity: &Identity) -> MutexGuard<'_, Identities> {
-        let part = self.hash.part(identity, self.identities.len() as u64);
-        lock(Self::pick(&self.identities, part))
+    fn identity_shard(&self, hash: u64) -> MutexGuard<'_, Identities> {
+        lock(Self::pick(&self.identities, part(hash)))
     }
 
     #[expect(
@@ -103,7 +109,7 @@ impl NodeStore {
     }
 
     fn index(count: usize, number: u64) -> usize {
-        usize::try_from(number % count as u64).unwrap_or(0)
+        usize::try_from(number & (count as u64 - 1)).unwrap_or(0)
     }
 
     fn slot(&self, nodeid: u64, place: Place) -> Slot {
@@ -115,9 +121,10 @@ impl NodeStore {
         &'s self,
         identities: &Identities,
         identity: &Identity,
+        hash: u64,
     ) -> Option<(MutexGuard<'s, Shard>, Slot)> {
         let mut found = None;
-        identities.find(identity, |slot| {
+        identities.find(hash, |slot| {
             let shard = lock(Self::pick(&self.shards, slot.shard()));
             let record = shard.records.at(slot.place());
             let is_it = record.is_some_and(|record| record.identity == *identity);
@@ -137,8 +144,9 @@ impl NodeStore {
         parent: u64,
         name: Name<'_>,
     ) -> Option<Known> {
-        let identities = self.identity_shard(&sighting.identity);
-        let (mut shard, slot) = self.find(&identities, &sighting.identity)?;
+        let hash = self.hash.hash_one(sighting.identity);
+        let identities = self.identity_shard(hash);
+        let (mut shard, slot) = self.find(&identities, &sighting.identity, hash)?;
         let record = shard.records.at_mut(slot.place())?;
         let same = record.is_of(sighting.kind) && record.is_newest_at(parent, name);
         same.then(|| record.look_up())
@@ -154,9 +162,10 @@ impl NodeStore {
         let parent = location.as_ref().map(|location| location.parent);
         let mut released = Vec::new();
         let known = {
-            let mut identities = self.identity_shard(&sighting.identity);
+            let hash = self.hash.hash_one(sighting.identity);
+            let mut identities = self.identity_shard(hash);
             let mut before = None;
-            let found = self.find(&identities, &sighting.identity);
+            let found = self.find(&identities, &sighting.identity, hash);
             let found = found.and_then(|(mut shard, slot)| {
                 before = Some(slot);
                 let record = shard.records.at_mut(slot.place())?;
@@ -194,10 +203,11 @@ impl NodeStore {
         };
         let known = record.look_up();
         let place = shard.records.insert(record)?;
+        let hash = self.hash.hash_one(sighting.identity);
         if let Some(before) = before {
-            identities.remove(&sighting.identity, before);
+            identities.remove(hash, before);
         }
-        identities.insert(&sighting.identity, self.slot(nodeid, place));
+        identities.insert(hash, self.slot(nodeid, place));
         Some(known)
     }
 
@@ -264,13 +274,14 @@ impl NodeStore {
             return None;
         }
         let identity = self.shard(nodeid).records.get(nodeid)?.identity;
-        let mut identities = self.identity_shard(&identity);
+        let hash = self.hash.hash_one(identity);
+        let mut identities = self.identity_shard(hash);
         let mut shard = self.shard(nodeid);
         let place = shard.records.place(nodeid)?;
         if !shard.records.at(place)?.is_unused() {
             return None; // Found again in the meantime.
         }
-        identities.remove(&identity, self.slot(nodeid, place));
+        identities.remove(hash, self.slot(nodeid, place));
         let descriptor = shard.descriptors.remove(nodeid);
         let record = shard.records.remove(nodeid)?;
         if record.pinned.is_some() {
@@ -321,8 +332,9 @@ impl NodeStore {
 
     /// The nodeid of an inode of the host, if the guest knows it.
     pub(crate) fn nodeid(&self, identity: &Identity) -> Option<u64> {
-        let identities = self.identity_shard(identity);
-        let (shard, slot) = self.find(&identities, identity)?;
+        let hash = self.hash.hash_one(identity);
+        let identities = self.identity_shard(hash);
+        let (shard, slot) = self.find(&identities, identity, hash)?;
         Some(shard.records.at(slot.place())?.nodeid)
     }
 

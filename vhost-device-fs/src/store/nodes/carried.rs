@@ -1,10 +1,11 @@
 //! All inodes that the guest knows: looked at together to be saved, and put into another store. Knows no state stream.
 
+use std::hash::BuildHasher as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::record::Record;
 use super::records::Records;
-use super::{NodeStore, Shard, Slot, lock};
+use super::{NodeStore, Shard, Slot, lock, part};
 use crate::store::{FileKind, Identity};
 
 /// The store while nothing in it changes. The one who holds it asks the store for nothing else.
@@ -98,16 +99,16 @@ impl NodeStore {
 
     /// The first one of an identity is the one that is found by it.
     fn place_identity(&mut self, identity: &Identity, slot: Slot) {
-        let part = self.hash.part(identity, self.identities.len() as u64);
-        let identities = exclusive(Self::pick_mut(&mut self.identities, part));
+        let hash = self.hash.hash_one(identity);
+        let identities = exclusive(Self::pick_mut(&mut self.identities, part(hash)));
         let shards = &mut self.shards;
-        let before = identities.find(identity, |slot| {
+        let before = identities.find(hash, |slot| {
             let records = &exclusive(Self::pick_mut(shards, slot.shard())).records;
             let record = records.at(slot.place());
             record.is_some_and(|record| record.identity == *identity)
         });
         if before.is_none() {
-            identities.insert(identity, slot);
+            identities.insert(hash, slot);
         }
     }
 

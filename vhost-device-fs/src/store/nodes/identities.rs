@@ -1,14 +1,10 @@
 //! From an inode of the host to where its record is. Holds no identity itself: that is in the record, and a million are not kept twice.
 //!
-//! Knows hashes and places. Whoever asks looks into the record whether it is the right one.
-
-use std::hash::BuildHasher;
+//! Knows hashes of identities and places. Whoever asks looks into the record whether it is the right one.
 
 use hashbrown::HashTable;
 
 use super::records::{PLACES_MAX, Place, shrink_if_sparse};
-use crate::store::Identity;
-use crate::store::hash::NumberHash;
 
 /// Numbers of shards.
 pub(super) const SHARDS_MAX: u32 = 16;
@@ -44,11 +40,13 @@ struct Entry {
     slot: Slot,
 }
 
-/// Slots of records by the identity that is in them.
+/// Slots of records by the hash of the identity that is in them.
 #[derive(Debug, Default)]
-pub(super) struct Identities {
-    table: HashTable<Entry>,
-    hash: NumberHash,
+pub(super) struct Identities(HashTable<Entry>);
+
+/// What is kept of a hash. The upper half says in which part of the store the identity is.
+fn kept(hash: u64) -> u32 {
+    u32::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
 }
 
 /// What a table takes its position from, low bits, and what it compares first, the uppermost ones: both from what is kept.
@@ -57,67 +55,54 @@ fn spread(hash: u32) -> u64 {
 }
 
 impl Identities {
-    fn hash(&self, identity: &Identity) -> u32 {
-        // The upper half says in which part of the store it is.
-        let lower = self.hash.hash_one(identity) & u64::from(u32::MAX);
-        u32::try_from(lower).unwrap_or_default()
-    }
-
     /// Makes room for so many more.
     pub(super) fn reserve(&mut self, entries: usize) {
-        self.table.reserve(entries, |entry| spread(entry.hash));
+        self.0.reserve(entries, |entry| spread(entry.hash));
     }
 
     /// The first slot which is said to be the right one, of those that may be.
-    pub(super) fn find(
-        &self,
-        identity: &Identity,
-        mut is_it: impl FnMut(Slot) -> bool,
-    ) -> Option<Slot> {
-        let hash = self.hash(identity);
-        let found = self.table.find(spread(hash), |entry| {
+    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(Slot) -> bool) -> Option<Slot> {
+        let hash = kept(hash);
+        let found = self.0.find(spread(hash), |entry| {
             entry.hash == hash && is_it(entry.slot)
         });
         found.map(|entry| entry.slot)
     }
 
     /// Adds a slot of an identity that has none.
-    pub(super) fn insert(&mut self, identity: &Identity, slot: Slot) {
-        let hash = self.hash(identity);
+    pub(super) fn insert(&mut self, hash: u64, slot: Slot) {
+        let hash = kept(hash);
         let entry = Entry { hash, slot };
-        self.table
+        self.0
             .insert_unique(spread(hash), entry, |entry| spread(entry.hash));
     }
 
     /// Removes a slot, if it is there.
-    pub(super) fn remove(&mut self, identity: &Identity, slot: Slot) {
-        let hash = self.hash(identity);
-        let entry = self
-            .table
-            .find_entry(spread(hash), |entry| entry.slot == slot);
+    pub(super) fn remove(&mut self, hash: u64, slot: Slot) {
+        let hash = kept(hash);
+        let entry = self.0.find_entry(spread(hash), |entry| entry.slot == slot);
         if let Ok(entry) = entry {
             entry.remove();
-            shrink_if_sparse(&mut self.table, |entry| spread(entry.hash));
+            shrink_if_sparse(&mut self.0, |entry| spread(entry.hash));
         }
     }
 
     /// How many there are.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.table.len()
+        self.0.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::hash::BuildHasher as _;
 
-    fn identity(ino: u64) -> Identity {
-        Identity {
-            mount: 0,
-            ino,
-            birth_ns: 0,
-        }
+    use super::*;
+    use crate::store::hash::NumberHash;
+
+    fn hash(ino: u64) -> u64 {
+        NumberHash::default().hash_one(ino)
     }
 
     #[test]
@@ -134,19 +119,19 @@ mod tests {
         let mut identities = Identities::default();
         let slot = |ino: u64| Slot::new(3, Place(u32::try_from(ino).unwrap()));
         for ino in 0..10_000 {
-            identities.insert(&identity(ino), slot(ino));
+            identities.insert(hash(ino), slot(ino));
         }
         for ino in (0..10_000).step_by(2) {
-            identities.remove(&identity(ino), slot(ino));
-            identities.remove(&identity(ino), slot(ino));
+            identities.remove(hash(ino), slot(ino));
+            identities.remove(hash(ino), slot(ino));
         }
         assert_eq!(identities.len(), 5_000);
         for ino in 0..10_000 {
-            let found = identities.find(&identity(ino), |found| found == slot(ino));
+            let found = identities.find(hash(ino), |found| found == slot(ino));
             assert_eq!(found.is_some(), ino % 2 == 1, "{ino}");
         }
         let mut asked = 0;
-        let refused = identities.find(&identity(1), |_| {
+        let refused = identities.find(hash(1), |_| {
             asked += 1;
             false
         });

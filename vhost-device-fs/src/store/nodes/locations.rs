@@ -122,12 +122,12 @@ impl Deref for Locations {
 impl FromIterator<Location> for Locations {
     fn from_iter<I: IntoIterator<Item = Location>>(locations: I) -> Self {
         let mut locations = locations.into_iter();
-        match (locations.next(), locations.next()) {
-            (None, _) => Self::None,
-            (Some(only), None) => Self::One(only),
-            (Some(first), Some(second)) => {
-                Self::Many([first, second].into_iter().chain(locations).collect())
-            }
+        let Some(first) = locations.next() else {
+            return Self::None;
+        };
+        match locations.next() {
+            None => Self::One(first),
+            Some(second) => Self::Many([first, second].into_iter().chain(locations).collect()),
         }
     }
 }
