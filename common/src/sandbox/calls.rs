@@ -55,8 +55,9 @@ const fn own_process(number: c_long, index: u8) -> Call {
 const UNIX: &[u64] = &[1];
 /// `FIONREAD`, `FIONBIO`, `FIONCLEX`, `FIOCLEX`.
 const OF_DESCRIPTORS: &[u64] = &[0x541b, 0x5421, 0x5450, 0x5451];
-/// `PR_SET_NAME`, `PR_GET_NAME`, `PR_SET_VMA` (the C library names its memory).
-const NAMES: &[u64] = &[15, 16, 0x5356_4d41];
+/// `PR_SET_NAME`, `PR_GET_NAME`, `PR_SET_VMA` (the C library names its memory), `PR_GET_AUXV` (rustix, the first time that it needs to know
+/// where the clock is).
+const NAMES: &[u64] = &[15, 16, 0x5356_4d41, 0x4155_5856];
 /// `PROT_EXEC`.
 const EXECUTABLE: u64 = 4;
 /// All `CLONE_NEW*`: a user namespace has all capabilities inside.
