@@ -32,6 +32,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     minutes: u32,
 
+    /// Watch memory as well, at a fraction of the speed
+    #[arg(long)]
+    address_sanitizer: bool,
+
     /// Instead, make the corpus as small as it can be with what was found so far
     #[arg(long)]
     minimize: bool,
@@ -93,12 +97,22 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         if options.minimize {
             minimize(target)?;
         } else {
+            let sanitizer = if options.address_sanitizer {
+                "address"
+            } else {
+                "none"
+            };
             let folders = Folders::of(target)?;
             let seconds = options.minutes * 60;
-            let status = fuzzer(target, &folders, &[&folders.found, &folders.corpus])?
-                .arg(format!("-max_total_time={seconds}"))
-                .arg("-print_final_stats=1")
-                .status()?;
+            let status = fuzzer(
+                target,
+                sanitizer,
+                &folders,
+                &[&folders.found, &folders.corpus],
+            )?
+            .arg(format!("-max_total_time={seconds}"))
+            .arg("-print_final_stats=1")
+            .status()?;
             failed |= !status.success();
         }
     }
@@ -106,7 +120,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// A run on `corpora`, the first of which gets what is new. Mounts are the target's own, so that nothing stays if it dies.
-fn fuzzer(target: Target, folders: &Folders, corpora: &[&Path]) -> Result<Command> {
+fn fuzzer(
+    target: Target,
+    sanitizer: &str,
+    folders: &Folders,
+    corpora: &[&Path],
+) -> Result<Command> {
     let program = CARGO_FUZZ.provide()?;
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -115,7 +134,7 @@ fn fuzzer(target: Target, folders: &Folders, corpora: &[&Path]) -> Result<Comman
     command
         .args(["--mount", "--propagation", "private"])
         .arg(program)
-        .args(["fuzz", "run", "--sanitizer", "none", target.name()])
+        .args(["fuzz", "run", "--sanitizer", sanitizer, target.name()])
         .arg("--fuzz-dir")
         .arg(&folders.fuzz)
         .arg("--target-dir")
@@ -151,6 +170,7 @@ fn minimize(target: Target) -> Result<()> {
     // By what is reached, and not by how often: that is a fifth of the size.
     let status = fuzzer(
         target,
+        "none",
         &folders,
         &[&merged, &folders.corpus, &folders.found],
     )?
