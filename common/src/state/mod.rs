@@ -39,6 +39,7 @@ mod reader;
 #[cfg(feature = "test-kit")]
 mod repaired;
 mod schema;
+mod source;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 //! Knows neither the device nor where the bytes come from. Holds one section in memory at a time, and
 //! never more of it than has arrived.
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use crc32c::crc32c;
 use serde::Deserialize;
@@ -13,9 +13,10 @@ use crate::report::Sparse;
 
 use super::error::StateError;
 use super::schema::{StateSchema, decode};
+use super::source::Source;
 use super::stream::{
-    CHUNK_BYTES_MAX, End, HEADER_BYTES, Header, Importance, Limits, SECTION_BYTES_MAX,
-    SECTION_HEADER_BYTES, SectionHeader, Tag, header_checksum, section_header_checksum,
+    End, HEADER_BYTES, Header, Importance, Limits, SECTION_BYTES_MAX, SECTION_HEADER_BYTES,
+    SectionHeader, Tag, header_checksum, section_header_checksum,
 };
 
 /// Reads one whole stream, from its first byte to the end of `input`, as the state of `S`.
@@ -348,53 +349,5 @@ impl<'a> StateReader<'a> {
         self.source.at_end()?;
         self.ended = true;
         Ok(())
-    }
-}
-
-/// The input, how far we are, and how far we go.
-struct Source<'a> {
-    input: &'a mut dyn Read,
-    offset: u64,
-    limit: u64,
-}
-
-impl Source<'_> {
-    fn exactly<const N: usize>(&mut self) -> Result<[u8; N], StateError> {
-        let bytes = self.some(N as u64)?;
-        Ok(bytes.try_into().unwrap_or([0; N])) // there are N of them
-    }
-
-    /// The next `length` bytes. Beyond the size of a usual piece of a table, memory grows as they arrive.
-    fn some(&mut self, length: u64) -> Result<Vec<u8>, StateError> {
-        if length > self.limit.saturating_sub(self.offset) {
-            return Err(StateError::StreamTooLong { limit: self.limit });
-        }
-        let room = usize::try_from(length).map_or(CHUNK_BYTES_MAX, |l| l.min(CHUNK_BYTES_MAX));
-        let mut bytes = Vec::with_capacity(room);
-        let result = (&mut *self.input).take(length).read_to_end(&mut bytes);
-        let read = bytes.len() as u64;
-        self.offset += read;
-        let offset = self.offset;
-        match result {
-            Err(source) => Err(StateError::Read { offset, source }),
-            Ok(_) if read < length => Err(StateError::Truncated {
-                offset,
-                missing: length - read,
-            }),
-            Ok(_) => Ok(bytes),
-        }
-    }
-
-    fn at_end(&mut self) -> Result<(), StateError> {
-        let offset = self.offset;
-        let mut surplus = [0];
-        loop {
-            match self.input.read(&mut surplus) {
-                Ok(0) => return Ok(()),
-                Ok(_) => return Err(StateError::Trailing { offset }),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(StateError::Read { offset, source }),
-            }
-        }
     }
 }
