@@ -55,7 +55,7 @@ impl FileSystem {
             | FileKind::CharacterDevice
             | FileKind::BlockDevice => return Err(Errno::NXIO),
         }
-        tables.room_for_descriptor()?;
+        let _room = tables.reserve_descriptors(1)?;
         let descriptor = tables.resolve(nodeid)?;
         let mut host = self.host_flags(flags);
         let _changing = truncate.then(|| self.changing());
@@ -120,7 +120,7 @@ impl FileSystem {
         let name = Name::new(name)?;
         let directory = tables.resolve(parent)?;
         let guest = GuestFlags::from_guest(flags)?;
-        tables.room_for_descriptor()?;
+        let room = tables.reserve_descriptors(1)?;
         let host = self.host_flags(guest) | OFlags::CREATE | OFlags::EXCL;
         let _names = tables.names.keep(parent, name);
         let _changing = self.changing();
@@ -131,6 +131,7 @@ impl FileSystem {
             Ok(file) => file,
             // Somebody else made it since the guest looked.
             Err(Errno::EXIST) if !OFlags::from_bits_retain(flags).contains(OFlags::EXCL) => {
+                drop(room); // for the one that is opened instead
                 let entry = self.enter(&tables, directory.as_fd(), parent, name)?;
                 return match self.open_known(&tables, entry.nodeid, flags, false) {
                     Ok(reply) => Ok((entry, reply)),
@@ -165,7 +166,8 @@ impl FileSystem {
         let tables = self.tables();
         let directory = tables.resolve(parent)?;
         let guest = GuestFlags::from_guest(flags)?;
-        tables.room_for_descriptor()?;
+        // For the handle, and for the way to an inode without a name.
+        let _room = tables.reserve_descriptors(2)?;
         // Without O_EXCL: the guest may give it a name with LINK.
         let host = self.host_flags(guest) | OFlags::TMPFILE;
         let _changing = self.changing();
@@ -314,7 +316,7 @@ impl FileSystem {
         if tables.nodes.traits(nodeid)?.kind != FileKind::Directory {
             return Err(Errno::NOTDIR);
         }
-        tables.room_for_descriptor()?;
+        let _room = tables.reserve_descriptors(1)?;
         let descriptor = tables.resolve(nodeid)?;
         let file = self
             .host

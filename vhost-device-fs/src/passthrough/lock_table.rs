@@ -149,7 +149,7 @@ impl LockTable {
             (own.handle, own.pid) = (handle, pid);
             return Ok(());
         }
-        tables.room_for_descriptor()?;
+        let _room = tables.reserve_descriptors(1)?;
         let own = open(&tables.host, file)?;
         try_range(own.as_fd(), wanted)?;
         let mut ranges = Ranges::default();

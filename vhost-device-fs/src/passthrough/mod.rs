@@ -5,6 +5,7 @@
 //! makes no sense is an error of that request.
 
 mod attributes;
+mod budget;
 mod close;
 mod creation_mask;
 mod credentials;

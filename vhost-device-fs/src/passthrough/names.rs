@@ -7,16 +7,19 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, RenameFlags};
 
 use super::FileSystem;
+use super::budget::Reserved;
 use super::host;
 use super::tables::Tables;
 use crate::operations::FsResult;
 use crate::store::{Location, Name};
 
 /// An inode that the guest knows and that is about to lose a name.
-struct Doomed {
+struct Doomed<'a> {
     nodeid: u64,
-    /// A way to it, if this is its last name that we know of.
+    /// A way to it, for when this was its last name.
     pin: Option<Arc<OwnedFd>>,
+    /// Room for that.
+    _room: Option<Reserved<'a>>,
 }
 
 impl FileSystem {
@@ -104,13 +107,18 @@ fn known(tables: &Tables, directory: BorrowedFd<'_>, name: Name<'_>) -> Option<u
 /// removal itself will tell, or the inode will be stale.
 ///
 /// Also if it has other names: those may go at the same time, and what is pinned for nothing is let go.
-fn doomed(tables: &Tables, directory: BorrowedFd<'_>, name: Name<'_>) -> Option<Doomed> {
+fn doomed<'a>(tables: &'a Tables, directory: BorrowedFd<'_>, name: Name<'_>) -> Option<Doomed<'a>> {
     let nodeid = known(tables, directory, name)?;
     let cached = tables.nodes.descriptor(nodeid).ok()?;
+    let room = tables.reserve_descriptors(1).ok();
     let pin = match cached {
-        _ if tables.room_for_descriptor().is_err() => None,
+        _ if room.is_none() => None,
         Some(descriptor) => Some(descriptor),
         None => host::open_path(directory, name).ok().map(Arc::new),
     };
-    Some(Doomed { nodeid, pin })
+    Some(Doomed {
+        nodeid,
+        pin,
+        _room: room,
+    })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, Statx};
 use rustix::io::Errno;
 
+use super::budget::{Budget, Reserved};
 use super::handle::Handle;
 use super::host::{self, Host};
 use super::lock_table::LockTable;
@@ -36,8 +37,8 @@ pub(crate) struct Tables {
     pub(crate) locks: LockTable,
     /// Locks on names in directories.
     pub(crate) names: NameLocks,
-    /// Greatest number of descriptors that the guest holds by handles, by inodes without a name, and by locks.
-    held_max: usize,
+    /// Of descriptors that the guest holds by handles, by inodes without a name, and by locks.
+    budget: Budget,
 }
 
 impl Tables {
@@ -56,21 +57,18 @@ impl Tables {
             nodes: NodeStore::new(sighting, root, cached_max),
             handles: HandleTable::new(next_handle),
             locks: LockTable::default(),
-            held_max: usize::try_from(held_max).unwrap_or(usize::MAX),
+            // One of the pinned ones is the root's, which is not the guest's doing.
+            budget: Budget::new(usize::try_from(held_max).map_or(usize::MAX, |max| max + 1)),
             names: NameLocks::default(),
         })
     }
 
-    /// Whether the guest may hold one more descriptor; `ENFILE` if not. The process needs some for itself whatever the
-    /// guest does: for its sockets, the front-end's rings and a migration.
-    pub(crate) fn room_for_descriptor(&self) -> FsResult<()> {
-        // One of the pinned ones is the root's, which is not the guest's doing.
-        let held = self.handles.len() + self.nodes.pinned() + self.locks.descriptors();
-        if held <= self.held_max {
-            Ok(())
-        } else {
-            Err(Errno::NFILE)
-        }
+    /// Reserves room for `count` more descriptors that the guest holds, until they are in these tables; `ENFILE` if there is
+    /// none. The process needs some for itself whatever the guest does: for its sockets, the front-end's rings and a migration.
+    pub(crate) fn reserve_descriptors(&self, count: usize) -> FsResult<Reserved<'_>> {
+        self.budget.reserve(count, || {
+            self.handles.len() + self.nodes.pinned() + self.locks.descriptors()
+        })
     }
 
     /// A descriptor (`O_PATH`) of the inode that `nodeid` means: one at hand, or one opened by its names.

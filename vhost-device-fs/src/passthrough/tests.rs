@@ -877,3 +877,87 @@ fn a_lock_that_somebody_takes_while_the_guest_is_stopped_costs_the_guest_its_han
     share.fs.release(kept.handle).unwrap();
     rustix::fs::flock(&kept_by_us, operation).unwrap();
 }
+
+/// What a request got that takes a descriptor.
+#[derive(Debug)]
+enum Taken {
+    Handle(u64),
+    /// An inode without a name, which is pinned or not.
+    Node(u64),
+}
+
+/// A way to take one; it is told a name to use.
+type Way<'a> = dyn Fn(&str) -> FsResult<Taken> + Sync + 'a;
+
+/// Room for one more, and two that want it: one gets it at most, whichever way it is taken.
+#[test]
+fn the_last_room_for_a_descriptor_is_not_given_twice() {
+    let share = Share::with(|config| config.descriptors_max = 8);
+    let (first, _) = share.create("first");
+    for _ in 0..2 {
+        share.open(first.nodeid, OFlags::RDONLY);
+    }
+    let flags = OFlags::RDWR.bits();
+    let none = Extensions::default();
+    let create = || {
+        let created = share
+            .fs
+            .create(&ROOT, ROOT_NODEID, b"made", flags, 0o600, 0, none);
+        created.map(|(entry, open)| {
+            share.fs.forget(entry.nodeid, 1);
+            open.handle
+        })
+    };
+    let ways: [&Way<'_>; 4] = [
+        &|_| {
+            let opened = share.fs.open(&ROOT, first.nodeid, flags, false)?;
+            Ok(Taken::Handle(opened.handle))
+        },
+        &|_| {
+            let opened = share.fs.open_directory(ROOT_NODEID, 0)?;
+            Ok(Taken::Handle(opened.handle))
+        },
+        &|_| create().map(Taken::Handle),
+        &|name| {
+            let name = name.as_bytes();
+            let made = share
+                .fs
+                .make_node(&ROOT, ROOT_NODEID, name, 0o100_600, 0, 0, none)?;
+            share.fs.unlink(ROOT_NODEID, name)?;
+            Ok(Taken::Node(made.nodeid))
+        },
+    ];
+    for round in 0..2_000 {
+        let barrier = std::sync::Barrier::new(2);
+        let attempt = |way: &Way<'_>, name: &str| {
+            barrier.wait();
+            way(name)
+        };
+        let (one, other) = (ways[round % 4], ways[round / 4 % 4]);
+        let results = std::thread::scope(|scope| {
+            let other = scope.spawn(|| attempt(other, "other"));
+            [attempt(one, "one"), other.join().unwrap()]
+        });
+        let tables = share.fs.tables();
+        let held = tables.handles.len() + tables.nodes.pinned() - 1;
+        assert!(held <= 4, "round {round}: {held} with {results:?}");
+        for result in results {
+            match result {
+                Ok(Taken::Handle(handle)) => share.fs.release(handle).unwrap(),
+                Ok(Taken::Node(nodeid)) => share.fs.forget(nodeid, 1),
+                Err(errno) => assert_eq!(errno, Errno::NFILE),
+            }
+        }
+    }
+    // It is there already, so that it is opened instead: that takes one, and not two.
+    let last = create().unwrap();
+    share.fs.release(last).unwrap();
+    let temporary = share
+        .fs
+        .temporary_file(&ROOT, ROOT_NODEID, flags, 0o600, 0, none);
+    assert_eq!(temporary.map(drop), Err(Errno::NFILE), "it takes two");
+    // What was refused holds nothing.
+    assert_eq!(share.fs.tables().handles.len(), 3);
+    assert_eq!(share.fs.tables().nodes.pinned(), 1);
+    share.open(first.nodeid, OFlags::RDONLY);
+}

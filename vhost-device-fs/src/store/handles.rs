@@ -49,14 +49,18 @@ impl<T> HandleTable<T> {
 
     /// Puts `value` under the handle it had before it was saved.
     pub(crate) fn place(&self, handle: u64, value: T) {
-        let replaced = self
-            .shard(handle)
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(handle, Arc::new(value));
-        if replaced.is_none() {
-            self.len.fetch_add(1, Ordering::Relaxed);
-        }
+        let _replaced = {
+            let mut shard = self
+                .shard(handle)
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            let replaced = shard.insert(handle, Arc::new(value));
+            if replaced.is_none() {
+                // Before a guest that guesses it can have it released: there are never fewer than none.
+                self.len.fetch_add(1, Ordering::Relaxed);
+            }
+            replaced
+        };
     }
 
     /// The value of `handle`; `EBADF` if the guest was never given it, or has released it.
@@ -125,5 +129,26 @@ mod tests {
         assert_eq!(table.get(u64::MAX), Err(Errno::BADF));
         let handles: Vec<u64> = table.all().iter().map(|(handle, _)| *handle).collect();
         assert_eq!((handles, table.len()), (vec![2, 3], 2));
+    }
+
+    #[test]
+    fn a_handle_that_is_guessed_and_released_at_once_was_counted_before() {
+        const HANDLES: u64 = 20_000;
+        let table = HandleTable::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for handle in 0..HANDLES {
+                    while table.remove(handle).is_err() {
+                        std::hint::spin_loop();
+                    }
+                    let len = table.len();
+                    assert!(len <= usize::try_from(HANDLES).unwrap(), "{len} handles");
+                }
+            });
+            for _ in 0..HANDLES {
+                table.insert(());
+            }
+        });
+        assert_eq!(table.len(), 0);
     }
 }
