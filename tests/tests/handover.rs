@@ -1,12 +1,13 @@
 //! Does a guest notice that its daemon was restarted by the service manager? Its requests wait, and nothing else.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use common::frontend::Frontend;
-use common::protocol::messages::{DirtyLog, feature};
+use common::frontend::{Frontend, FrontendError, InflightRegion};
+use common::protocol::messages::{Direction, DirtyLog, feature, protocol_feature};
 use rustix::fs::{MemfdFlags, memfd_create};
 use tests::bridge::Bridge;
 use tests::daemon_runner::{Daemon, built};
@@ -115,6 +116,45 @@ fn dirty_pages_are_logged_on_and_on() -> Result<()> {
     log.write_all_at(&vec![0; 64 << 10], 0)?;
     assert_eq!(sum(&mut machine, 0, 1)?, 3);
     assert!(pages()? > 0);
+    Ok(())
+}
+
+/// What was refused is not said to the next daemon, which would refuse it as well; and what was accepted before it is.
+#[test]
+fn what_was_refused_is_forgotten() -> Result<()> {
+    let mut service = Service::start(NULL_DAEMON.into(), [""; 0])?;
+    let mut machine = boot(service.connect()?)?;
+    let (_ours, theirs) = UnixStream::pair()?;
+    let refused = machine
+        .frontend()
+        .transfer_request(Direction::Save, theirs.as_fd());
+    assert!(
+        matches!(refused, Err(FrontendError::Refused { .. })),
+        "its rings run: {refused:?}"
+    );
+    service.restart()?;
+    assert_eq!(sum(&mut machine, 0, 1)?, 1);
+
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("image");
+    std::fs::File::create(&image)?.set_len(1 << 20)?;
+    let lun = format!("path={}", image.display());
+    let mut service = Service::start(built("vhost-device-scsi")?, ["--lun", &lun])?;
+    let mut frontend = service.connect()?;
+    frontend.negotiate(protocol_feature::REPLY_ACK | protocol_feature::INFLIGHT_SHMFD)?;
+    let region = frontend.new_inflight(3, 64)?;
+    frontend.set_inflight(&region)?;
+    let mut layout = region.layout;
+    layout.size = 1;
+    let file = region.file.try_clone()?;
+    let too_small = InflightRegion { layout, file };
+    let refused = frontend.set_inflight(&too_small);
+    assert!(
+        matches!(refused, Err(FrontendError::Refused { .. })),
+        "{refused:?}"
+    );
+    service.restart()?;
+    frontend.set_inflight(&region)?;
     Ok(())
 }
 

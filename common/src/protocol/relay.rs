@@ -252,6 +252,9 @@ impl<'a> Relay<'a> {
             Request::GET_FEATURES => self.awaited = self.awaited.saturating_sub(1),
             _ => {}
         }
+        if let Some(record) = &mut self.record {
+            record.note_reply(&message);
+        }
         if self.repeating {
             return Ok(());
         }

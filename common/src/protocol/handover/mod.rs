@@ -76,11 +76,12 @@ pub(super) fn leave<D: Device>(
     keeper: &dyn Keeper,
 ) -> Result<End, HandoverError> {
     let began = Instant::now();
-    if relay.record().is_transferring() {
-        return Err(HandoverError::Transferring);
-    }
     if let Some(end) = relay.barrier(Until::Never)? {
         return Ok(end);
+    }
+    // Every answer has come by now, so it is known what was refused.
+    if relay.record().is_transferring() {
+        return Err(HandoverError::Transferring);
     }
     control.suspend()?;
     if let Err(error) = leave_suspended(control, adapter, relay, keeper) {

@@ -1,6 +1,7 @@
 //! What a front-end has said and a new daemon must be told again: kept while the relay forwards it.
 //!
-//! Knows which messages last, which take the place of an earlier one, and in which order all of them can be said to a
+//! Only what was accepted is in it: the stock daemon ends a connection with the message that it refuses, and what can be refused
+//! otherwise is noted when its answer is known. Knows which messages last, which take the place of an earlier one, and in which order all of them can be said to a
 //! daemon that has heard nothing. Does not know how they get there.
 
 use std::collections::BTreeMap;
@@ -8,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::codec::Message;
 use super::super::messages::{
-    MEMORY_REGIONS_MAX, MemoryRegion, Request, RingState, decode_u64, encode_u64, feature, flag,
+    DEVICE_STATE_ERROR_MASK, MEMORY_REGIONS_MAX, MemoryRegion, Request, RingState, decode_u64,
+    encode_u64, feature, flag,
 };
 use super::PARCEL_FILES_MAX;
 
@@ -142,9 +144,20 @@ impl Record {
                         .retain(|(layout, _)| layout.guest_address != gone.guest_address);
                 }
             }
-            Request::SET_DEVICE_STATE_FD => self.transferring = true,
-            Request::CHECK_DEVICE_STATE => self.transferring = false,
             _ => self.note_ring(message),
+        }
+    }
+
+    /// Keeps of `reply`, which is to a message that may be refused while the connection goes on, whether it was.
+    pub(crate) fn note_reply(&mut self, reply: &Message) {
+        match reply.request {
+            // One that is refused may leave another one under way.
+            Request::SET_DEVICE_STATE_FD => {
+                let accepted = |value| value & DEVICE_STATE_ERROR_MASK == 0;
+                self.transferring |= reply.value().is_some_and(accepted);
+            }
+            Request::CHECK_DEVICE_STATE => self.transferring = false,
+            _ => {}
         }
     }
 

@@ -30,12 +30,13 @@ impl Relay<'_> {
         match (message.request, self.regions.clone()) {
             (Request::GET_INFLIGHT_FD, Some(regions)) => {
                 let reply = new_region(&regions, &message)?;
-                self.note_region(&reply)?;
+                let lasting = self.lasting_region(&reply)?;
+                self.note_region(lasting);
                 send(self.front_end, &reply).map_err(RelayError::FrontEnd)
             }
             (Request::SET_INFLIGHT_FD, Some(regions)) => {
                 let acknowledged = self.is_acknowledged(&message);
-                self.note_region(&message)?;
+                let lasting = self.lasting_region(&message)?;
                 match use_region(&regions, message) {
                     // Without an acknowledgement the front-end would believe that nothing can get lost.
                     Err(error) if !acknowledged => Err(RelayError::Inflight(error)),
@@ -43,8 +44,13 @@ impl Relay<'_> {
                         log::error!("SET_INFLIGHT_FD refused: {}", report::chain(&error));
                         self.acknowledge(Request::SET_INFLIGHT_FD, false)
                     }
-                    Ok(()) if acknowledged => self.acknowledge(Request::SET_INFLIGHT_FD, true),
-                    Ok(()) => Ok(()),
+                    Ok(()) => {
+                        self.note_region(lasting);
+                        if acknowledged {
+                            self.acknowledge(Request::SET_INFLIGHT_FD, true)?;
+                        }
+                        Ok(())
+                    }
                 }
             }
             (Request::GPU_SET_SOCKET, _) => self.set_display_socket(message),
@@ -52,21 +58,26 @@ impl Relay<'_> {
         }
     }
 
-    /// The next daemon goes on with the same region: by then nothing is in flight in it.
-    fn note_region(&mut self, message: &Message) -> Result<(), RelayError> {
-        let Some(record) = &mut self.record else {
-            return Ok(());
-        };
-        let mut same = Message::new(Request::SET_INFLIGHT_FD, message.body.clone());
-        for file in &message.files {
-            let file = file.try_clone().map_err(RelayError::Duplicate)?;
-            same.files.push(file);
-        }
+    /// How the next daemon is told to go on with the same region: by then nothing is in flight in it.
+    fn lasting_region(&self, message: &Message) -> Result<Option<Message>, RelayError> {
         // Without a file there is no region: a refusal.
-        if !same.files.is_empty() {
-            record.note(same);
+        if self.record.is_none() || message.files.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        let files = message.files.iter().map(OwnedFd::try_clone);
+        Ok(Some(Message {
+            files: files
+                .collect::<Result<_, _>>()
+                .map_err(RelayError::Duplicate)?,
+            ..Message::new(Request::SET_INFLIGHT_FD, message.body.clone())
+        }))
+    }
+
+    /// The region is in use.
+    fn note_region(&mut self, lasting: Option<Message>) {
+        if let (Some(record), Some(message)) = (&mut self.record, lasting) {
+            record.note(message);
+        }
     }
 
     fn suspend_or_resume(&mut self, message: &Message) -> Result<(), RelayError> {

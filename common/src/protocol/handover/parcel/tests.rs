@@ -3,7 +3,10 @@
 use std::os::fd::AsFd as _;
 
 use super::*;
-use crate::protocol::messages::{MemoryRegion, RingState, encode_u64, feature, protocol_feature};
+use crate::protocol::messages::{
+    DEVICE_STATE_NO_FILE, DEVICE_STATE_REFUSED, MemoryRegion, RingState, encode_u64, feature,
+    protocol_feature,
+};
 
 /// A session with a ring that is started, and one that was stopped, over more memory than fits into one table.
 fn record() -> Record {
@@ -95,12 +98,24 @@ fn what_lasts_is_said_again_in_an_order_that_a_new_daemon_understands() {
 }
 
 #[test]
-fn a_transfer_is_over_when_it_was_checked_or_when_a_ring_starts() {
+fn a_transfer_begins_when_it_is_accepted_and_is_over_when_it_was_checked_or_when_a_ring_starts() {
     let mut record = record();
-    for end in [Request::CHECK_DEVICE_STATE, Request::SET_VRING_KICK] {
+    let begin = |record: &mut Record, answer| {
         record.note(Message::new(Request::SET_DEVICE_STATE_FD, vec![0; 8]));
+        record.note_reply(&Message::reply(Request::SET_DEVICE_STATE_FD, answer));
+    };
+    let ends: [fn(&mut Record); 2] = [
+        |record| record.note_reply(&Message::reply(Request::CHECK_DEVICE_STATE, 1)),
+        |record| record.note(Message::new(Request::SET_VRING_KICK, encode_u64(0))),
+    ];
+    for end in ends {
+        begin(&mut record, DEVICE_STATE_REFUSED);
+        assert!(!record.is_transferring());
+        begin(&mut record, DEVICE_STATE_NO_FILE);
         assert!(record.is_transferring());
-        record.note(Message::new(end, encode_u64(0)));
+        begin(&mut record, DEVICE_STATE_REFUSED);
+        assert!(record.is_transferring(), "the one before goes on");
+        end(&mut record);
         assert!(!record.is_transferring());
     }
 }
