@@ -1,4 +1,4 @@
-//! File locks that others see: two guests and programs of the host on one share, with migrations in the middle.
+//! File locks that others see: two guests and programs of the host on one share, with migrations and restarts in the middle.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -17,11 +17,12 @@ use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 use tempfile::TempDir;
 use tests::bridge::Bridge;
-use tests::daemon_runner::Daemon;
+use tests::daemon_runner::{Daemon, built};
 use tests::fuse_client::{Client, ROOT, encode};
 use tests::guest::{LoadOrder, Manner};
 use tests::mounted_share::Share;
-use vhost_device_fs::fuse::abi::{FileLock, LkIn, Opcode, init};
+use tests::service_manager::Service;
+use vhost_device_fs::fuse::abi::{FileLock, LK_FLOCK, LkIn, Opcode, init};
 
 const BOTH: &[&str] = &["--remote-posix-locks", "--remote-flock"];
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -328,14 +329,21 @@ fn who_waits_for_a_lock_goes_on_waiting_at_the_destination() -> Result<()> {
 
 /// A lock on the first byte, as SETLKW asks for it.
 fn wanted(handle: u64, owner: u64, kind: i32) -> Vec<u8> {
+    wanted_at(0, handle, owner, kind, 0)
+}
+
+/// A lock on one byte, or on the whole file.
+fn wanted_at(byte: u64, handle: u64, owner: u64, kind: i32, lk_flags: u32) -> Vec<u8> {
     encode(&LkIn {
         handle,
         owner,
         lock: FileLock {
+            start: byte,
+            end: byte,
             kind: kind.cast_unsigned(),
             pid: 4_321,
-            ..FileLock::default()
         },
+        lk_flags,
         ..LkIn::default()
     })
 }
@@ -433,5 +441,103 @@ fn nobody_waits_any_more_when_the_guest_has_rebooted() -> Result<()> {
         thread::sleep(Duration::from_millis(5));
     }
     ensure!(locks(&host, true, 0, 0)?, "the lock was taken for nobody");
+    Ok(())
+}
+
+/// A daemon that can be restarted, and a guest without a kernel: this process has no file of the guest's open, which the next
+/// daemon would have to close before it is there to be asked.
+fn restartable(folder: &Path) -> Result<(Service, Client, u64, u64)> {
+    let service = Service::start(built("vhost-device-fs")?, line(folder))?;
+    let mut client = Client::boot(service.connect()?)?;
+    client.init(init::POSIX_LOCKS | init::FLOCK_LOCKS)?;
+    let read_write = libc::O_RDWR.cast_unsigned();
+    let (entry, opened) = client.create(ROOT, "file", read_write, 0o600)?;
+    Ok((service, client, entry.nodeid, opened.handle))
+}
+
+fn line(folder: &Path) -> Vec<String> {
+    let shared = ["--shared-dir".to_owned(), folder.display().to_string()];
+    let options = BOTH.iter().map(|&option| option.to_owned());
+    shared.into_iter().chain(options).collect()
+}
+
+#[test]
+fn locks_and_who_waits_for_them_outlive_the_daemon() -> Result<()> {
+    const FIRST: u64 = 1;
+    const SECOND: u64 = 2;
+    let _alone = alone();
+    let folder = tempfile::tempdir()?;
+    let (mut service, mut client, node, handle) = restartable(folder.path())?;
+    let on_host = folder.path().join("file");
+    let (host, whole_on_host) = (open(&on_host)?, open(&on_host)?);
+    let (exclusive, none) = (libc::F_WRLCK, libc::F_UNLCK);
+    client.call(Opcode::SetLk, node, &wanted(handle, FIRST, exclusive))?;
+    let whole = client.open(node, libc::O_RDWR.cast_unsigned())?.handle;
+    let flock_wanted = |kind| wanted_at(0, whole, 9, kind, LK_FLOCK);
+    client.call(Opcode::SetLk, node, &flock_wanted(exclusive))?;
+    ensure!(locks(&host, true, 8, 1)?);
+    let behind_guest = wanted(handle, SECOND, exclusive);
+    let behind_guest = client.send(Opcode::SetLkW, node, &behind_guest)?;
+    let behind_host = wanted_at(8, handle, FIRST, exclusive, 0);
+    let behind_host = client.send(Opcode::SetLkW, node, &behind_host)?;
+    for round in 0..5 {
+        service
+            .restart()
+            .with_context(|| format!("round {round}"))?;
+        ensure!(!locks(&host, false, 0, 1)? && locks(&host, true, 1, 5)?);
+        unlock_range(host.as_fd(), 1, 5)?;
+        assert_eq!(flock(&whole_on_host, SHARED), Err(Errno::AGAIN));
+        let in_the_way = client.call(Opcode::GetLk, node, &wanted(handle, 3, exclusive))?;
+        let expected = FileLock {
+            kind: exclusive.cast_unsigned(),
+            pid: 4_321,
+            ..FileLock::default()
+        };
+        assert_eq!(in_the_way, encode(&expected), "round {round}");
+    }
+    // One who waits gets it from a next daemon.
+    unlock(host.as_fd(), 8)?;
+    client.wait(behind_host)?;
+    ensure!(!locks(&host, true, 8, 1)?);
+    // The other one because of what was asked while there was none.
+    ensure!(service.stop()?.success());
+    let given_back = client.send(Opcode::SetLk, node, &wanted(handle, FIRST, none))?;
+    service.start_again()?;
+    service.wait_until_taken()?;
+    client.wait(given_back)?;
+    client.wait(behind_guest)?;
+    ensure!(!locks(&host, true, 0, 1)?);
+    client.call(Opcode::SetLk, node, &wanted(handle, SECOND, none))?;
+    client.call(Opcode::SetLk, node, &flock_wanted(none))?;
+    ensure!(locks(&host, true, 0, 1)? && flock(&whole_on_host, EXCLUSIVE).is_ok());
+    Ok(())
+}
+
+/// The host of a lock cannot be told that it moves. Who waits for it there may have it before the next daemon has.
+#[test]
+fn a_lock_that_somebody_else_has_by_then_is_decided_by_the_operator() -> Result<()> {
+    let _alone = alone();
+    let folder = tempfile::tempdir()?;
+    let (mut service, mut client, node, handle) = restartable(folder.path())?;
+    client.call(Opcode::SetLk, node, &wanted(handle, 1, libc::F_WRLCK))?;
+    let on_host = waiter(open(&folder.path().join("file"))?, 0);
+    ensure!(service.stop()?.success());
+    let somebody = on_host.recv_timeout(PATIENCE)??;
+    for _ in 0..2 {
+        service.start_again()?;
+        assert_eq!(service.wait()?.code(), Some(1), "{}", service.log());
+        let told = service.log().contains("is somebody else's");
+        ensure!(told, "{}", service.log());
+        assert_eq!(service.stored(), 1, "{}", service.log());
+    }
+    let mut lenient = line(folder.path());
+    lenient.push("--migration-on-error=guest-error".to_owned());
+    service.set_arguments(lenient);
+    service.start_again()?;
+    service.wait_until_taken()?;
+    let error = client.write(node, handle, 0, b"x").unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EIO), "a lock that was lost");
+    drop(somebody);
+    client.create(ROOT, "other", libc::O_RDWR.cast_unsigned(), 0o600)?;
     Ok(())
 }
