@@ -17,6 +17,8 @@
 
 pub mod args;
 mod buffers;
+#[cfg(feature = "test-kit")]
+pub mod counting_allocator;
 pub mod daemon;
 pub mod device;
 pub mod file_locks;

@@ -2,17 +2,11 @@
 //! thousand a second.
 
 #![expect(
-    unsafe_code,
-    reason = "counting allocations takes an allocator of our own"
-)]
-#![expect(
     clippy::unwrap_used,
     reason = "in the helpers of a test, as in the test itself"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use common::counting_allocator::{CountingAllocator, allocations_of};
 use common::request::Request;
 use tempfile::TempDir;
 use vhost_device_fs::config::Config;
@@ -27,39 +21,8 @@ use vhost_device_fs::passthrough::FileSystem;
 
 const ROOM: &[usize] = &[OutHeader::SIZE, 8192];
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator, with a count for each thread.
-struct Counting;
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the count is a plain cell that allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn bytes(structure: &impl Wire) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -188,12 +151,12 @@ fn requests_of_the_hot_path_allocate_nothing() {
     ];
     for (name, request) in &requests {
         serve(server, &mut buffers, request);
-        let before = ALLOCATIONS.get();
-        for _ in 0..100 {
-            let served = server.serve(request, &mut buffers, &mut || {});
-            assert!(matches!(served, Served::Answered(16..)));
-        }
-        let allocations = ALLOCATIONS.get() - before;
+        let allocations = allocations_of(|| {
+            for _ in 0..100 {
+                let served = server.serve(request, &mut buffers, &mut || {});
+                assert!(matches!(served, Served::Answered(16..)));
+            }
+        });
         assert_eq!(allocations, 0, "allocations in 100 {name}");
     }
 }

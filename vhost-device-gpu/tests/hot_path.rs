@@ -1,12 +1,8 @@
 //! Does serving a command allocate? Not for those that a guest sends for every frame.
 
-#![expect(
-    unsafe_code,
-    reason = "counting allocations takes an allocator of our own"
-)]
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
+use common::counting_allocator::{CountingAllocator, allocations_of};
 use common::request::Request;
 use vhost_device_gpu::renderer::{Renderer as _, Stage};
 use vhost_device_gpu::screens::Screens;
@@ -15,39 +11,8 @@ use vhost_device_gpu::wire;
 
 const OK_NODATA: u32 = 0x1100;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator, with a count for each thread.
-struct Counting;
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the count is a plain cell that allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Every address has memory, and a pattern in it.
 struct Everywhere;
@@ -133,11 +98,11 @@ fn commands_of_every_frame_allocate_nothing() {
         for _ in 0..2 {
             serve(&mut core, &stage, request); // what grows once, has grown
         }
-        let before = ALLOCATIONS.get();
-        for _ in 0..100 {
-            assert_eq!(serve(&mut core, &stage, request), 24);
-        }
-        let allocations = ALLOCATIONS.get() - before;
+        let allocations = allocations_of(|| {
+            for _ in 0..100 {
+                assert_eq!(serve(&mut core, &stage, request), 24);
+            }
+        });
         assert_eq!(allocations, 0, "allocations in 100 {name}");
         let number = request.written(4).try_into().map(u32::from_le_bytes);
         assert_eq!(number, Ok(OK_NODATA), "{name}");
