@@ -56,6 +56,11 @@ impl StoppableStorage {
         self.share.path().join(name)
     }
 
+    /// The folder beneath all that can hang.
+    pub fn shared(&self) -> &Path {
+        self.share.path()
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         self.mountpoint.path()

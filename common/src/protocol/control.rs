@@ -43,6 +43,8 @@ struct State {
     enabled: u64,
     /// The rings were stopped, but the device did not become silent: what it would save is not to be trusted.
     restless: bool,
+    /// That is so because the front-end left with requests in flight: the device was not told to become silent.
+    unfinished: bool,
     /// What the rings owe that were started.
     owed: BTreeMap<usize, Arc<Owed>>,
 }
@@ -80,6 +82,7 @@ impl<D: Device> Control<D> {
                 started: 0,
                 enabled: 0,
                 restless: false,
+                unfinished: false,
                 owed: BTreeMap::new(),
             }),
         }
@@ -96,8 +99,18 @@ impl<D: Device> Control<D> {
     /// Whether the device works; if not, its state may be saved and loaded. A device that failed to become silent counts as
     /// working until it is resumed or suspended once more.
     pub(crate) fn is_started(&self) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
+        self.finish_late(&mut state);
         state.lifecycle.is_started() || state.restless
+    }
+
+    /// What outlived its front-end may have ended by now: then the device becomes silent after all.
+    fn finish_late(&self, state: &mut State) {
+        let late = state.unfinished && state.restless && !state.lifecycle.is_started();
+        if late && self.drain_all(Duration::ZERO).is_ok() {
+            state.unfinished = false;
+            state.restless = self.suspend_device().is_err();
+        }
     }
 
     /// The events of a new connection's workers, one for each ring; none when the connection is gone.
@@ -199,6 +212,7 @@ impl<D: Device> Control<D> {
         state.owed.clear();
         self.close_all(&state);
         let drained = self.drain_all(limit);
+        state.unfinished = drained.is_err();
         let silent = drained.and_then(|()| self.suspend_device());
         if let Err(error) = &silent {
             log::error!("at disconnect: {}", report::chain(error));
@@ -225,6 +239,7 @@ impl<D: Device> Control<D> {
         if state.lifecycle.is_started() && !before.is_started() {
             self.resume_device();
             state.restless = false;
+            state.unfinished = false;
             self.start(state);
         }
     }
