@@ -2,13 +2,13 @@
 //! another one, which copies the next.
 //!
 //! Each thread finds one more request waiting when it is done with one, so that it does not wait for a ring's thread that is busy itself;
-//! whoever has nothing else to do takes that one back. Knows no ring and no file; whether a ring is drained is told by the requests' own
-//! tokens.
+//! whoever has nothing else to do takes that one back. Knows no ring and no file, nor what a request is; whether a ring is drained is told
+//! by the requests' own tokens.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::thread::{Builder, available_parallelism};
 
-use common::ring::DetachedRequest;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::fuse::Buffers;
@@ -17,19 +17,25 @@ use crate::fuse::Buffers;
 const THREADS_MAX: usize = 3;
 
 /// Carries a request out, and gives it back to the guest.
-pub(crate) type CarryOut = dyn Fn(DetachedRequest, &mut Buffers) + Send + Sync;
+pub(crate) type CarryOut<R> = dyn Fn(R, &mut Buffers) + Send + Sync;
 
 /// See the [module](self). Its threads are started when they are first needed, and end after it was dropped.
-#[derive(Debug, Default)]
-pub(crate) struct Copiers(OnceLock<(Sender<DetachedRequest>, Receiver<DetachedRequest>)>);
+#[derive(Debug)]
+pub(crate) struct Copiers<R>(OnceLock<(Sender<R>, Receiver<R>)>);
 
-impl Copiers {
+impl<R> Default for Copiers<R> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<R: Send + 'static> Copiers<R> {
     /// Has `request` carried out by another thread, unless all are busy and have one more to do. `carry_out` makes what they run.
     pub(crate) fn take(
         &self,
-        request: DetachedRequest,
-        carry_out: impl Fn() -> Box<CarryOut>,
-    ) -> Result<(), DetachedRequest> {
+        request: R,
+        carry_out: impl Fn() -> Box<CarryOut<R>>,
+    ) -> Result<(), R> {
         let (sender, _) = self.0.get_or_init(|| {
             // One processor is the ring's own.
             let processors = available_parallelism().map_or(1, usize::from);
@@ -39,29 +45,24 @@ impl Copiers {
     }
 
     /// A request that no thread has begun.
-    pub(crate) fn take_back(&self) -> Option<DetachedRequest> {
+    pub(crate) fn take_back(&self) -> Option<R> {
         self.0.get()?.1.try_recv().ok()
     }
 }
 
 /// Starts `count` threads, which share a queue.
-fn start(
+fn start<R: Send + 'static>(
     count: usize,
-    carry_out: impl Fn() -> Box<CarryOut>,
-) -> (Sender<DetachedRequest>, Receiver<DetachedRequest>) {
+    carry_out: impl Fn() -> Box<CarryOut<R>>,
+) -> (Sender<R>, Receiver<R>) {
     // Without threads nothing waits for any: a queue without room takes nothing.
     let (sender, receiver) = bounded(count);
     for number in 0..count {
-        let receiver: Receiver<DetachedRequest> = receiver.clone();
+        let receiver: Receiver<R> = receiver.clone();
         let carry_out = carry_out();
         let started = Builder::new()
             .name(format!("fs-copier-{number}"))
-            .spawn(move || {
-                let mut buffers = Buffers::default();
-                receiver
-                    .into_iter()
-                    .for_each(|request| carry_out(request, &mut buffers));
-            });
+            .spawn(move || work(&receiver, &carry_out));
         if let Err(error) = started {
             // What is queued is taken back.
             log::warn!("host: long requests are carried out by fewer threads: {error}");
@@ -69,4 +70,122 @@ fn start(
         }
     }
     (sender, receiver)
+}
+
+/// Carries out what comes, until nobody can send any more. One that panics is as lost as it is on its ring's thread, and no other is.
+fn work<R>(receiver: &Receiver<R>, carry_out: &CarryOut<R>) {
+    let mut buffers = Buffers::default();
+    for request in receiver {
+        let carried = catch_unwind(AssertUnwindSafe(|| carry_out(request, &mut buffers)));
+        if carried.is_err() {
+            buffers = Buffers::default();
+            log::error!("the device panicked on a long request, which is lost; please report this");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Turns a hang into a failure.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// What is carried out is told here; what is sent to `go` is waited for first.
+    fn started(count: usize) -> (Copiers<u32>, Sender<()>, Receiver<u32>) {
+        let (go, gone) = bounded::<()>(100);
+        let (tell, told) = bounded(100);
+        let copiers = Copiers(OnceLock::new());
+        let queue = start(count, || {
+            let (gone, tell) = (gone.clone(), tell.clone());
+            Box::new(move |request, _: &mut Buffers| {
+                gone.recv_timeout(DEADLINE).unwrap();
+                assert_ne!(request, 13, "the thirteenth panics");
+                tell.send(request).unwrap();
+            })
+        });
+        copiers.0.set(queue).unwrap();
+        (copiers, go, told)
+    }
+
+    fn take(copiers: &Copiers<u32>, request: u32) -> Result<(), u32> {
+        copiers.take(request, || unreachable!("they were started"))
+    }
+
+    /// Until a thread has taken what is queued.
+    fn until_begun(copiers: &Copiers<u32>) {
+        let (_, queue) = copiers.0.get().unwrap();
+        let end = std::time::Instant::now() + DEADLINE;
+        while !queue.is_empty() {
+            assert!(std::time::Instant::now() < end, "no thread has begun it");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn each_is_carried_out_once_by_whoever_has_time() {
+        let (copiers, go, told) = started(1);
+        assert_eq!(copiers.take_back(), None);
+        take(&copiers, 1).unwrap();
+        until_begun(&copiers);
+        take(&copiers, 2).unwrap();
+        assert_eq!(take(&copiers, 3), Err(3), "busy, and one waits");
+        assert_eq!(copiers.take_back(), Some(2));
+        assert_eq!(copiers.take_back(), None, "the first is begun");
+        take(&copiers, 4).unwrap();
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        let told = [told.recv_timeout(DEADLINE), told.recv_timeout(DEADLINE)];
+        assert_eq!(told, [Ok(1), Ok(4)]);
+    }
+
+    #[test]
+    fn without_threads_nothing_is_taken() {
+        let (copiers, ..) = started(0);
+        assert_eq!(take(&copiers, 1), Err(1));
+        assert_eq!(copiers.take_back(), None);
+    }
+
+    #[test]
+    fn one_that_panics_takes_no_other_along() {
+        let (copiers, go, told) = started(1);
+        for request in [13, 1, 13, 13, 2] {
+            take(&copiers, request).unwrap();
+            go.send(()).unwrap();
+            until_begun(&copiers);
+        }
+        let told = [told.recv_timeout(DEADLINE), told.recv_timeout(DEADLINE)];
+        assert_eq!(told, [Ok(1), Ok(2)]);
+    }
+
+    /// Whatever a request holds is let go when it panics: a token, for which a drain would wait.
+    #[test]
+    fn one_that_panics_is_dropped() {
+        let (sender, receiver) = bounded(1);
+        let held = Arc::new(Mutex::new(0));
+        sender.send(Arc::clone(&held)).unwrap();
+        drop(sender);
+        work(&receiver, &|request: Arc<Mutex<u32>>, _: &mut Buffers| {
+            *request.lock().unwrap() = 1;
+            panic!("as a bug would");
+        });
+        assert_eq!((*held.lock().unwrap(), Arc::strong_count(&held)), (1, 1));
+    }
+
+    #[test]
+    fn its_threads_end_after_it_was_dropped() {
+        let (copiers, go, told) = started(2);
+        take(&copiers, 1).unwrap();
+        drop(copiers);
+        go.send(()).unwrap();
+        assert_eq!(told.recv_timeout(DEADLINE), Ok(1), "what was taken is done");
+        let ended = told.recv_timeout(DEADLINE);
+        assert_eq!(
+            ended,
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected)
+        );
+    }
 }

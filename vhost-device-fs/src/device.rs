@@ -20,7 +20,7 @@ use crate::copiers::{CarryOut, Copiers};
 use crate::fuse::{Buffers, Served, Server, reads_long};
 use crate::load;
 use crate::passthrough::{ConfigurationError, FileSystem};
-use crate::polling::{Patience, Pollers};
+use crate::polling::{Look, Patience, Pollers};
 use crate::save;
 use crate::state::FsState;
 use crate::waiting::Waiting;
@@ -40,7 +40,7 @@ pub struct FsDevice {
     /// One for each ring, so that rings do not wait for each other and requests allocate nothing.
     lanes: Vec<Mutex<Lane>>,
     pollers: Pollers,
-    copiers: Copiers,
+    copiers: Copiers<DetachedRequest>,
     waiting: Arc<Waiting>,
 }
 
@@ -125,7 +125,7 @@ impl FsDevice {
 
     /// Has a long request that others wait behind carried out by somebody else, if anybody has time for it.
     fn share_out(&self, request: DetachedRequest, buffers: &mut Buffers) {
-        let copier = || -> Box<CarryOut> {
+        let copier = || -> Box<CarryOut<DetachedRequest>> {
             let shared = Arc::clone(&self.shared);
             Box::new(move |request, buffers| shared.carry_out(request, buffers))
         };
@@ -170,6 +170,15 @@ impl FsDevice {
     /// What [`Device::resume`] does to the host.
     pub fn resume_alone(&self) {
         self.file_system().take_locks_again();
+    }
+}
+
+/// Looks at a ring that was empty.
+fn look(ring: &mut Ring<'_>) -> Look<Request> {
+    match ring.pop() {
+        Some(request) => Look::Found(request),
+        None if ring.is_open() => Look::Nothing,
+        None => Look::Closed,
     }
 }
 
@@ -242,7 +251,7 @@ impl Device for FsDevice {
             ring.flush();
             if let Some(request) = self.copiers.take_back() {
                 self.shared.carry_out(request, buffers);
-            } else if let Some(request) = patience.wait(&self.pollers, || ring.pop()) {
+            } else if let Some(request) = patience.wait(&self.pollers, || look(ring)) {
                 self.serve(ring, request, buffers);
             } else {
                 break;

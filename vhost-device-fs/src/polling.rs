@@ -68,6 +68,17 @@ const GAP_FACTOR: u32 = 8;
 /// Tries that are left out, after many in vain: 2 to this power, less one.
 const VAIN_MAX: u32 = 4;
 
+/// What a look at a ring came to.
+#[derive(Debug)]
+pub(crate) enum Look<T> {
+    /// A request.
+    Found(T),
+    /// Nothing, yet.
+    Nothing,
+    /// Nothing more is begun: whoever stops the ring waits for the one who looks.
+    Closed,
+}
+
 /// How long one ring is looked at.
 #[derive(Debug)]
 pub(crate) struct Patience {
@@ -108,7 +119,7 @@ impl Patience {
     pub(crate) fn wait<T>(
         &mut self,
         pollers: &Pollers,
-        mut look: impl FnMut() -> Option<T>,
+        mut look: impl FnMut() -> Look<T>,
     ) -> Option<T> {
         if self.max.is_zero() {
             return None;
@@ -130,10 +141,14 @@ impl Patience {
                 break;
             }
             std::hint::spin_loop();
-            if let Some(found) = look() {
-                self.idle_since = None;
-                self.vain = 0;
-                return Some(found);
+            match look() {
+                Look::Found(found) => {
+                    self.idle_since = None;
+                    self.vain = 0;
+                    return Some(found);
+                }
+                Look::Nothing => {}
+                Look::Closed => break,
             }
         }
         None
@@ -148,7 +163,7 @@ mod tests {
     const SHORT: Duration = Duration::from_nanos(1);
 
     fn looks(patience: &mut Patience, pollers: &Pollers) -> bool {
-        patience.wait(pollers, || Some(())).is_some()
+        patience.wait(pollers, || Look::Found(())).is_some()
     }
 
     #[test]
@@ -173,9 +188,11 @@ mod tests {
         let mut patience = Patience::new(1, Duration::from_millis(2));
         patience.last_gap_was_short = true;
         let mut count = 0;
+        let end = Instant::now() + Duration::from_secs(30); // turns a hang into a failure
         let nothing: Option<()> = patience.wait(&pollers, || {
             count += 1;
-            None
+            assert!(Instant::now() < end, "it never ends");
+            Look::Nothing
         });
         assert!(nothing.is_none() && count > 0);
     }
@@ -187,7 +204,7 @@ mod tests {
         patience.last_gap_was_short = true;
         let mut tries = Vec::new();
         for number in 0..40 {
-            let nothing: Option<()> = patience.wait(&pollers, || None);
+            let nothing: Option<()> = patience.wait(&pollers, || Look::Nothing);
             assert!(nothing.is_none());
             if patience.left_out + 1 == 1 << patience.vain {
                 tries.push(number);
@@ -228,8 +245,19 @@ mod tests {
             let now = Instant::now();
             pollers.in_use(1, now);
             pollers.in_use(2, now);
-            None
+            Look::Nothing
         });
         assert!(nothing.is_none() && patience.vain == 0);
+    }
+
+    #[test]
+    fn whoever_looks_ends_with_the_ring() {
+        let pollers = Pollers::at_most(1);
+        let mut patience = Patience::new(1, LONG);
+        patience.last_gap_was_short = true;
+        let mut looks = [Look::Nothing, Look::Closed].into_iter();
+        let nothing: Option<()> = patience.wait(&pollers, || looks.next().expect("it had an end"));
+        assert!(nothing.is_none() && looks.next().is_none());
+        assert_eq!((patience.vain, patience.left_out), (0, 0), "not in vain");
     }
 }
