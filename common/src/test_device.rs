@@ -16,7 +16,14 @@ use crate::state::{
 #[derive(Default)]
 pub(crate) struct TestDevice {
     pub(crate) state: Mutex<Vec<u8>>,
+    /// Everything is refused.
     pub(crate) refuse: AtomicBool,
+    /// A suspension is.
+    pub(crate) refuse_suspend: AtomicBool,
+    /// To be saved is.
+    pub(crate) refuse_save: AtomicBool,
+    /// How often something was.
+    pub(crate) refused: AtomicU64,
     pub(crate) panic: AtomicBool,
     pub(crate) loads: AtomicU64,
 }
@@ -33,9 +40,10 @@ impl TestDevice {
         self.state.lock().unwrap()
     }
 
-    fn misbehave(&self) -> Result<(), &'static str> {
+    fn misbehave(&self, refuse: &AtomicBool) -> Result<(), &'static str> {
         assert!(!self.panic.load(Ordering::SeqCst), "the test wants it so");
-        if self.refuse.load(Ordering::SeqCst) {
+        if self.refuse.load(Ordering::SeqCst) || refuse.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
             return Err("the test wants it so");
         }
         Ok(())
@@ -110,7 +118,7 @@ impl Device for TestDevice {
     }
 
     fn suspend(&self) -> Result<(), SuspendError> {
-        self.misbehave()
+        self.misbehave(&self.refuse_suspend)
             .map_err(|why| SuspendError::Device(why.into()))
     }
 
@@ -123,13 +131,14 @@ impl Device for TestDevice {
     }
 
     fn save(&self) -> Result<TestState, SaveError> {
-        self.misbehave()
+        self.misbehave(&self.refuse_save)
             .map_err(|why| SaveError::Host(why.into()))?;
         Ok(TestState(self.state().clone()))
     }
 
     fn check(&self, _state: &TestState) -> Result<(), LoadError> {
-        self.misbehave().map_err(|why| LoadError::Host(why.into()))
+        self.misbehave(&self.refuse)
+            .map_err(|why| LoadError::Host(why.into()))
     }
 
     fn load(&self, state: TestState) -> Result<(), LoadError> {

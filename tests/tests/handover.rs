@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,9 +14,11 @@ use tests::bridge::Bridge;
 use tests::daemon_runner::{Daemon, built};
 use tests::guest::machine::Machine;
 use tests::guest::{Manner, Memory};
-use tests::in_process::{add, finish};
+use tests::in_process::{Pending, add, finish};
+use tests::scsi_client::{BLOCK, REQUEST_RING, RESPONSE, is_good, read, ready};
 use tests::scsi_suite::load::{BLOCK_BYTES, Load};
 use tests::service_manager::Service;
+use tests::stoppable_storage::StoppableStorage;
 use tests::workload::{self, Workload};
 
 const NULL_DAEMON: &str = env!("CARGO_BIN_EXE_null_daemon");
@@ -155,6 +158,59 @@ fn what_was_refused_is_forgotten() -> Result<()> {
     );
     service.restart()?;
     frontend.set_inflight(&region)?;
+    Ok(())
+}
+
+/// A request that hangs keeps a daemon from being restarted, and not from working: it ends when that has ended, and no sooner.
+#[test]
+fn a_request_in_flight_is_waited_for_again_and_again() -> Result<()> {
+    const BUSY: &str = "the connection cannot be left to the next daemon yet";
+    let storage = StoppableStorage::new()?;
+    let slow = storage.file("image", 1 << 20)?;
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("image");
+    std::fs::File::create(&image)?.set_len(1 << 20)?;
+    let unit = |path: &Path, lun| format!("path={},lun={lun}", path.display());
+    let (slow, fast) = (unit(&slow, 0), unit(&image, 1));
+    let line = [
+        "--suspend-timeout-ms",
+        "100",
+        "--lun",
+        &slow,
+        "--lun",
+        &fast,
+    ];
+    let mut service = Service::start(built("vhost-device-scsi")?, line)?;
+    let mut machine = boot(service.connect()?)?;
+    let memory = machine.memory().clone();
+    let ask = |machine: &mut Machine, request: &[u8], length| -> Result<Pending> {
+        let ring = machine.ring(REQUEST_RING)?;
+        let pending = add(&memory, ring, request, length)?;
+        ring.publish()?;
+        Ok(pending)
+    };
+    for lun in [0, 1] {
+        // The first one is told that the unit was switched on.
+        for _ in 0..2 {
+            let pending = ask(&mut machine, &ready(lun), RESPONSE)?;
+            finish(&memory, machine.ring(REQUEST_RING)?, pending)?;
+        }
+    }
+    storage.hang()?;
+    let slow = ask(&mut machine, &read(0, 0), RESPONSE + BLOCK)?;
+    service.terminate()?;
+    service.wait_for(BUSY)?;
+    storage.release()?;
+    let answer = finish(&memory, machine.ring(REQUEST_RING)?, slow)?;
+    assert!(is_good(&answer));
+    assert!(service.wait()?.success(), "{}", service.log());
+    service.start_again()?;
+    service.wait_until_taken()?;
+    for lun in [0, 1] {
+        let pending = ask(&mut machine, &ready(lun), RESPONSE)?;
+        let answer = finish(&memory, machine.ring(REQUEST_RING)?, pending)?;
+        assert!(is_good(&answer), "nothing was reset");
+    }
     Ok(())
 }
 

@@ -290,3 +290,6 @@ fn private_link() -> io::Result<(Listener, UnixStream)> {
         UnixStream::from(stream),
     ))
 }
+
+#[cfg(test)]
+mod tests;
