@@ -145,6 +145,11 @@ impl Service {
         lock(&self.store).len()
     }
 
+    /// The file that the daemon logs to that was started last.
+    pub fn log_path(&self) -> &Path {
+        self.process.log()
+    }
+
     /// The end of the log of the daemon that was started last.
     pub fn log(&self) -> String {
         tail(self.process.log(), 30)

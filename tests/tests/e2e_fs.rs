@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use common::state::{Limits, read_state};
 use rustix::process::{Signal, kill_process};
-use tests::fs_daemon;
-use tests::qemu::fs_machine::{FsMachine, check_share};
+use tests::daemon_runner::built;
+use tests::fs_daemon::{self, arguments};
+use tests::qemu::fs_machine::{FsMachine, Serves, check_share};
 use tests::qemu::{Rig, Start, channel, migration, snapshot};
+use tests::service_manager::Service;
 use vhost_device_fs::state::FsState;
 
 /// A rig, an empty share, and a machine that works on it.
@@ -22,7 +24,7 @@ fn working_machine() -> Result<(Rig, PathBuf, FsMachine)> {
 }
 
 /// Verifies in the guest, ends everything, and verifies on the host.
-fn finish(share: &Path, mut machine: FsMachine) -> Result<()> {
+fn finish<D: Serves>(share: &Path, mut machine: FsMachine<D>) -> Result<()> {
     let before = machine.verify()?;
     let after = machine.stop_workload()?;
     assert!(after > before, "the workload goes on: {before} to {after}");
@@ -104,6 +106,38 @@ fn a_guest_is_migrated_twice_while_a_program_writes() -> Result<()> {
         machine = next;
     }
     finish(&share, machine)
+}
+
+/// QEMU does not connect again by itself here: a connection that was lost would stay so.
+#[test]
+fn daemons_are_restarted_under_a_guest_before_and_after_it_is_migrated() -> Result<()> {
+    const RESTARTS: u32 = 5;
+    let rig = Rig::prepare()?;
+    let share = rig.path("shared");
+    std::fs::create_dir(&share)?;
+    let service = || Service::start(built("vhost-device-fs")?, arguments(&share, "auto"));
+    let mut machine = FsMachine::start_on(&rig, "first", Start::Boot, service()?)?;
+    machine.start_workload()?;
+    let mut records = machine.verify()?;
+    let mut restarts = |machine: &mut FsMachine<Service>| -> Result<()> {
+        for round in 1..=RESTARTS {
+            let restarted = machine.daemon.restart();
+            restarted.with_context(|| format!("round {round}"))?;
+            let now = machine.verify()?;
+            ensure!(now > records, "round {round}: {records} to {now}");
+            records = now;
+            let log = machine.daemon.log();
+            ensure!(!log.contains("front-end connected"), "{log}");
+        }
+        Ok(())
+    };
+    restarts(&mut machine)?;
+    let mut next = FsMachine::start_on(&rig, "second", Start::Incoming, service()?)?;
+    let socket = rig.path("second.migration");
+    migration::live(&mut machine.vm, &mut next.vm, &socket)?.completed()?;
+    machine.quit()?;
+    restarts(&mut next)?;
+    finish(&share, next)
 }
 
 #[test]

@@ -2,13 +2,16 @@
 //!
 //! The steps that end-to-end tests and the demo are made of.
 
-use std::path::Path;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use anyhow::{Context, Result, bail};
 
 use super::rig::{Rig, WORKLOAD};
 use super::vm::{BOOT_DEADLINE, Config, Start, Vm};
 use crate::daemon_runner::Daemon;
+use crate::service_manager::Service;
 use crate::{fs_daemon, workload};
 
 /// Names the share in the guest.
@@ -21,13 +24,51 @@ const SHARE_FOLDER: &str = "work";
 /// The guest workload's socket; not on the share.
 const SOCKET: &str = "/tmp/workload.socket";
 
+/// Who serves the device of a machine, and ends by itself when QEMU does.
+pub trait Serves: Debug {
+    /// Where it listens.
+    fn socket(&self) -> PathBuf;
+    /// Where it logs.
+    fn log_path(&self) -> PathBuf;
+    /// Waits until it ends by itself.
+    fn wait(&mut self) -> Result<ExitStatus>;
+}
+
+impl Serves for Daemon {
+    fn socket(&self) -> PathBuf {
+        self.socket().to_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.log_path().to_owned()
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
+        self.wait()
+    }
+}
+
+impl Serves for Service {
+    fn socket(&self) -> PathBuf {
+        self.socket()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.log_path().to_owned()
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
+        self.wait()
+    }
+}
+
 /// A VM and the daemon of its only device.
 #[derive(Debug)]
-pub struct FsMachine {
+pub struct FsMachine<D = Daemon> {
     /// The machine.
     pub vm: Vm,
     /// The daemon; it ends by itself when QEMU does.
-    pub daemon: Daemon,
+    pub daemon: D,
 }
 
 impl FsMachine {
@@ -36,9 +77,11 @@ impl FsMachine {
         let daemon = fs_daemon::start(share, "auto")?;
         Self::start_on(rig, name, start, daemon)
     }
+}
 
+impl<D: Serves> FsMachine<D> {
     /// Starts a machine on a daemon with options of its own.
-    pub fn start_on(rig: &Rig, name: &str, start: Start, daemon: Daemon) -> Result<Self> {
+    pub fn start_on(rig: &Rig, name: &str, start: Start, daemon: D) -> Result<Self> {
         let config = Config::new(name, start)
             .with_fs(TAG, &daemon.socket().display().to_string())
             .with_log(daemon.log_path());
