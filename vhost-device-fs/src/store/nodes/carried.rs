@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::record::Record;
 use super::records::Records;
 use super::{NodeStore, Shard, Slot, lock, part};
+use crate::operations::ROOT_NODEID;
 use crate::store::{FileKind, Identity};
 
 /// The store while nothing in it changes. The one who holds it asks the store for nothing else.
@@ -78,8 +79,11 @@ impl NodeStore {
         let (nodeid, identity, lost) = (record.nodeid, record.identity, record.lost);
         let pinned = usize::from(record.pinned.is_some());
         let records = &mut self.shard_mut(nodeid).records;
-        // The root was there before.
-        if let Some(before) = records.get_mut(nodeid) {
+        // The root was there before, and nothing else: a state has each nodeid once.
+        if let Some(before) = (nodeid == ROOT_NODEID)
+            .then(|| records.get_mut(nodeid))
+            .flatten()
+        {
             let unpinned = usize::from(before.pinned.is_some());
             *before = record;
             let count = self.pinned.get_mut();
@@ -102,14 +106,11 @@ impl NodeStore {
         let hash = self.hash.hash_one(identity);
         let identities = exclusive(Self::pick_mut(&mut self.identities, part(hash)));
         let shards = &mut self.shards;
-        let before = identities.find(hash, |slot| {
+        identities.insert_if_new(hash, slot, |slot| {
             let records = &exclusive(Self::pick_mut(shards, slot.shard())).records;
             let record = records.at(slot.place());
             record.is_some_and(|record| record.identity == *identity)
         });
-        if before.is_none() {
-            identities.insert(hash, slot);
-        }
     }
 
     fn shard_mut(&mut self, nodeid: u64) -> &mut Shard {

@@ -77,6 +77,24 @@ impl Identities {
             .insert_unique(spread(hash), entry, |entry| spread(entry.hash));
     }
 
+    /// Adds a slot, unless another one is said to be of the same identity.
+    pub(super) fn insert_if_new(
+        &mut self,
+        hash: u64,
+        slot: Slot,
+        mut is_same: impl FnMut(Slot) -> bool,
+    ) {
+        let hash = kept(hash);
+        let found = self.0.entry(
+            spread(hash),
+            |entry| entry.hash == hash && is_same(entry.slot),
+            |entry| spread(entry.hash),
+        );
+        if let hashbrown::hash_table::Entry::Vacant(vacant) = found {
+            vacant.insert(Entry { hash, slot });
+        }
+    }
+
     /// Removes a slot, if it is there.
     pub(super) fn remove(&mut self, hash: u64, slot: Slot) {
         let hash = kept(hash);
@@ -136,6 +154,10 @@ mod tests {
             false
         });
         assert_eq!(refused, None);
+        identities.insert_if_new(hash(1), slot(1), |found| found == slot(1));
+        assert_eq!(identities.len(), 5_000);
+        identities.insert_if_new(hash(0), slot(0), |found| found == slot(0));
+        assert_eq!(identities.len(), 5_001);
         assert!((1..=2).contains(&asked), "few are asked: {asked}");
     }
 
