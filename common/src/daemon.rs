@@ -141,6 +141,12 @@ pub fn serve<D: Device>(
     let mut inheritance = inherit(entrance, &device)?;
     let host = Host::new(device, args.options());
     log::info!("Waiting for vhost-user socket connection...");
+    // Who is to go on with a connection is ready when it does.
+    if let (Some(store), None) = (store, &inheritance) {
+        store.ready().map_err(DaemonError::host(
+            "the service manager cannot be told anything",
+        ))?;
+    }
     while let Some((front_end, left)) = next(entrance, &mut inheritance, stop.as_fd())? {
         let keeper = store.map(|store| -> &dyn Keeper { store });
         match host.serve_kept(&front_end, stop.as_fd(), keeper, left) {

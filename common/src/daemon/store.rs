@@ -65,6 +65,22 @@ impl Store {
         self.found.as_ref().map(look).transpose()
     }
 
+    /// Tells the service manager that the daemon is ready (`Type=notify`).
+    pub(super) fn ready(&self) -> io::Result<()> {
+        self.tell("READY=1", None)
+    }
+
+    /// Has the store forget what is kept.
+    fn remove(&self) -> io::Result<()> {
+        let text = format!("FDSTOREREMOVE=1\nFDNAME={}", inherited::STORED);
+        self.tell(&text, None)?;
+        // Once it was sent it will be read: there is no way back.
+        if let Err(error) = self.barrier() {
+            log::warn!("service manager: it does not say that it has forgotten: {error}");
+        }
+        Ok(())
+    }
+
     fn tell(&self, text: &str, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         send(self.notify.as_fd(), text.as_bytes(), file.as_slice())
     }
@@ -101,17 +117,15 @@ impl Keeper for Store {
             )
             .and_then(|()| self.barrier());
         if kept.is_err() {
-            self.forget()?;
+            self.remove()?;
         }
         kept
     }
 
     fn forget(&self) -> io::Result<()> {
-        let text = format!("FDSTOREREMOVE=1\nFDNAME={}", inherited::STORED);
-        self.tell(&text, None)?;
-        // Once it was sent it will be read: there is no way back.
-        if let Err(error) = self.barrier() {
-            log::warn!("service manager: it does not say that it has forgotten: {error}");
+        self.remove()?;
+        if let Err(error) = self.ready() {
+            log::warn!("service manager: it cannot be told that the daemon is ready: {error}");
         }
         Ok(())
     }
@@ -192,6 +206,25 @@ mod tests {
             assert_eq!(parcel.record, b"record");
             assert_eq!(parcel.files.len(), PARCEL_FILES_MAX);
         }
+    }
+
+    /// Who goes on with what was left is ready when nobody else has to.
+    #[test]
+    fn it_is_ready_once_what_was_kept_is_forgotten() {
+        let (store, manager) = store(None);
+        let patience = std::time::Duration::from_mins(1);
+        manager.set_read_timeout(Some(patience)).unwrap();
+        let forgetting = std::thread::spawn(move || store.forget());
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            // The barrier's pipe is closed unread: that is the answer.
+            let mut text = [0; 100];
+            let count = manager.recv(&mut text).unwrap();
+            said.push(String::from_utf8_lossy(&text[..count]).into_owned());
+        }
+        forgetting.join().unwrap().unwrap();
+        let forget = format!("FDSTOREREMOVE=1\nFDNAME={}", inherited::STORED);
+        assert_eq!(said, [&forget, "BARRIER=1", "READY=1"]);
     }
 
     #[test]

@@ -4,18 +4,25 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use tests::laboratory::Experiment;
+use tests::laboratory::{Experiment, Tools};
 use tests::qemu::provision::Tree;
 
 #[derive(Parser)]
 struct Args {
-    /// The folder of unpacked programs.
+    /// The folder of unpacked programs that make file systems and serve them.
     #[arg(long)]
-    tools: PathBuf,
+    storage: PathBuf,
+    /// That of systemd.
+    #[arg(long)]
+    services: PathBuf,
     experiment: Experiment,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    args.experiment.run(&Tree::new(args.tools))
+    let tools = Tools {
+        of_storage: Tree::new(args.storage),
+        of_services: Tree::new(args.services),
+    };
+    args.experiment.run(&tools)
 }

@@ -1,4 +1,5 @@
-//! Experiments that take what the machine of the tests may lack: file systems, a network file system's server, privilege.
+//! Experiments that take what the machine of the tests may lack: file systems, a network file system's server, a service manager,
+//! privilege.
 //!
 //! They run in a guest that has it, as native programs there, with a daemon of its own each; `tests/src/bin/laboratory.rs` is started there by
 //! [`qemu::laboratory`](crate::qemu::laboratory). Knows nothing of how the guest came to be.
@@ -6,6 +7,7 @@
 mod disks;
 mod many;
 mod nfs;
+mod restarts;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,15 +27,27 @@ pub enum Experiment {
     Nfs,
     /// As many open files as a server may have.
     Many,
+    /// A share whose daemon is restarted by systemd.
+    Restarts,
+}
+
+/// Folders of programs.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// Make file systems and serve them.
+    pub of_storage: Tree,
+    /// systemd.
+    pub of_services: Tree,
 }
 
 impl Experiment {
-    /// Does it. `tools` has the programs that make file systems and serve them.
-    pub fn run(self, tools: &Tree) -> Result<()> {
+    /// Does it.
+    pub fn run(self, tools: &Tools) -> Result<()> {
         match self {
-            Self::Disks => disks::run(tools),
-            Self::Nfs => nfs::run(tools),
+            Self::Disks => disks::run(&tools.of_storage),
+            Self::Nfs => nfs::run(&tools.of_storage),
             Self::Many => many::run(),
+            Self::Restarts => restarts::run(&tools.of_services),
         }
     }
 
@@ -43,6 +57,7 @@ impl Experiment {
             Self::Disks => "disks",
             Self::Nfs => "nfs",
             Self::Many => "many",
+            Self::Restarts => "restarts",
         }
     }
 }

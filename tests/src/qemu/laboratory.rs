@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::provision::{Tree, laboratory_tools};
+use super::provision::{laboratory_tools, service_manager};
 use super::rig::Rig;
 use super::vm::{BOOT_DEADLINE, Config, Start, Vm};
 use crate::daemon_runner::{Daemon, built};
-use crate::laboratory::Experiment;
+use crate::laboratory::{Experiment, Tools};
+use crate::workload;
 
 /// The kernel's modules: of file systems, and of an NFS server and its client.
 const MODULES: &[&str] = &[
@@ -41,7 +42,7 @@ pub struct Laboratory {
     vm: Vm,
     daemon: Daemon,
     program: PathBuf,
-    tools: Tree,
+    tools: Tools,
     /// Has the machine's files, so it goes last.
     _rig: Rig,
 }
@@ -50,9 +51,13 @@ impl Laboratory {
     /// Boots it, for `program`, which was built by cargo.
     pub fn boot(program: &Path) -> Result<Self> {
         let rig = Rig::prepare_with(MODULES)?;
-        let tools = laboratory_tools()?;
+        let tools = Tools {
+            of_storage: laboratory_tools()?,
+            of_services: service_manager()?,
+        };
         // For the guest, which has no cargo.
         built("vhost-device-fs")?;
+        workload::program()?;
         let daemon = Daemon::start(
             "vhost-device-fs",
             [
@@ -97,9 +102,10 @@ impl Laboratory {
     /// Does an experiment in it, and returns what was told.
     pub fn run(&mut self, experiment: Experiment) -> Result<String> {
         let command = format!(
-            "chroot {ROOT} /usr/bin/env -i HOME=/ TMPDIR=/run PATH=/usr/sbin:/usr/bin:/sbin:/bin {} --tools {} {}",
+            "chroot {ROOT} /usr/bin/env -i HOME=/ TMPDIR=/run PATH=/usr/sbin:/usr/bin:/sbin:/bin {} --storage {} --services {} {}",
             self.program.display(),
-            self.tools.folder().display(),
+            self.tools.of_storage.folder().display(),
+            self.tools.of_services.folder().display(),
             experiment.name(),
         );
         let output = self.vm.try_run_unless(&command, DEADLINE, || false)?;

@@ -180,6 +180,11 @@ pub fn laboratory_tools() -> Result<Tree> {
     programs("laboratory-tools", &LABORATORY_TOOLS)
 }
 
+/// Finds or fetches systemd.
+pub fn service_manager() -> Result<Tree> {
+    programs("service-manager", &["systemd"])
+}
+
 /// Finds or fetches programs that put load on a file system.
 pub fn load_tools() -> Result<Tree> {
     programs("load-tools", &LOAD_TOOLS)

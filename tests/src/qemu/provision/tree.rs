@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail};
 
 use super::{Program, run};
 
-/// Folders of libraries. Ceph's are in no folder that a loader looks into by itself.
-const LIBRARIES: [&str; 3] = [
+/// Folders of libraries. Ceph's and systemd's own are in no folder that a loader looks into by itself.
+const LIBRARIES: [&str; 5] = [
     "lib/x86_64-linux-gnu",
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/x86_64-linux-gnu/ceph",
+    "lib/x86_64-linux-gnu/systemd",
+    "usr/lib/x86_64-linux-gnu/systemd",
 ];
 
 /// A folder of unpacked packages.
