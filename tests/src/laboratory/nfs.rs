@@ -42,6 +42,7 @@ pub(super) fn run(tools: &Tree) -> Result<()> {
     step("synced when handed over", synced_when_handed_over)?;
     step("changed on the way", changed_on_the_way)?;
     step("removed while open", removed_while_open)?;
+    step("renamed as if it were removed", renamed_as_if_removed)?;
     step("a server that hangs", a_server_that_hangs)
 }
 
@@ -207,6 +208,33 @@ fn removed_while_open() -> Result<()> {
     client.forget(folder, 1)?;
     let _destination = move_on(&mut client)?;
     client.get_attr(ROOT, None)?;
+    Ok(())
+}
+
+/// A file that somebody gives a name which begins like those of removed files is not removed: what the guest writes to it is in it
+/// wherever the guest goes on, or the guest is told that it cannot be.
+fn renamed_as_if_removed() -> Result<()> {
+    const RDWR: u32 = 2;
+    for name in [".nfs-notes", ".nfs000000000000000100000001"] {
+        let shared = Shared::new()?;
+        let source = daemon(shared.one())?;
+        let mut client = boot(&source)?;
+        let (entry, opened) = client.create(ROOT, "file", RDWR, 0o644)?;
+        client.write(entry.nodeid, opened.handle, 0, b"first")?;
+        fs::rename(shared.one().join("file"), shared.one().join(name))?;
+        let destination = daemon(&shared.other)?;
+        let frontend = destination.connect()?;
+        let moved = client.machine().migrate_to(frontend, Manner::QEMU);
+        let written = client
+            .write(entry.nodeid, opened.handle, 0, b"later")
+            .and_then(|_| client.fsync(entry.nodeid, opened.handle));
+        let text = fs::read(shared.on_server(name)?)?;
+        ensure!(
+            written.is_err() || text == b"later",
+            "{name}: {moved:?}, then {written:?}, and there is {:?}",
+            text.escape_ascii().to_string()
+        );
+    }
     Ok(())
 }
 

@@ -103,14 +103,25 @@ pub(super) fn find<'a>(
 /// How many names the inode has. Not counted is the one that an NFS client gives to what is removed and still in use, and takes
 /// away when we close it; unless the guest uses that name.
 fn names_left(tables: &Tables, record: &Record, descriptor: BorrowedFd<'_>) -> Result<u32, Errno> {
-    let names = stat_descriptor(descriptor)?.stx_nlink;
+    let stat = stat_descriptor(descriptor)?;
+    let names = stat.stx_nlink;
     if names == 0 || !tables.mounts.is_nfs(record.identity.mount) {
         return Ok(names);
     }
     let name = tables.host.file_name(descriptor)?;
     let is_known = record.locations.iter().any(|known| *known.name == *name);
-    let is_removed = name.starts_with(b".nfs") && !is_known;
+    let is_removed = is_name_of_the_removed(&name, stat.stx_ino) && !is_known;
     Ok(names - u32::from(is_removed))
+}
+
+/// Whether it is what an NFS client calls an inode that is removed (`nfs_sillyrename` of Linux): `.nfs`, the inode's number in 16 digits, a
+/// counter in 8. A name that a user has given may well begin like that.
+fn is_name_of_the_removed(name: &[u8], ino: u64) -> bool {
+    let digits = b"0123456789abcdef";
+    name.strip_prefix(format!(".nfs{ino:016x}").as_bytes())
+        .is_some_and(|counter| {
+            counter.len() == 8 && counter.iter().all(|byte| digits.contains(byte))
+        })
 }
 
 /// Orphans, and their data.
@@ -310,5 +321,35 @@ fn orphan(
         mtime: time(stat.stx_mtime),
         xattrs,
         extents,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_name_that_a_client_makes_is_one_of_the_removed() {
+        let is = |name: &str| is_name_of_the_removed(name.as_bytes(), 0x2_0045);
+        assert!(is(".nfs000000000002004500000001"));
+        assert!(is(".nfs0000000000020045deadbeef"));
+        for name in [
+            "",
+            ".nfs",
+            ".nfs-notes",
+            "nfs000000000002004500000001",
+            ".nfs000000000002004600000001",
+            ".nfs00000000000200450000001",
+            ".nfs0000000000020045000000012",
+            ".nfs0000000000020045DEADBEEF",
+            ".nfs00000000000200450000000g",
+            ".nfs0000000000020045+0000001",
+        ] {
+            assert!(!is(name), "{name}");
+        }
+        assert!(is_name_of_the_removed(
+            b".nfsffffffffffffffff00000001",
+            u64::MAX
+        ));
     }
 }
