@@ -19,6 +19,7 @@ use crate::save::save;
 use crate::state::HandleV1;
 
 mod identity;
+mod limits;
 
 const ROOT: Caller = Caller {
     uid: 0,

@@ -65,17 +65,41 @@ pub(crate) struct Holder {
     pub(crate) pid: u32,
 }
 
+impl Inner {
+    /// How many locks a state would have to hold.
+    fn kept(&self) -> usize {
+        let ranges: usize = self.owned.values().map(|own| own.ranges.all().len()).sum();
+        ranges + self.whole.len()
+    }
+}
+
 /// See the [module](self).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LockTable {
     inner: Mutex<Inner>,
+    locks_max: usize,
     /// How many there are of either sort, to see that there are none.
     count: AtomicUsize,
     /// Descriptors that are held for them.
     descriptors: AtomicUsize,
 }
 
+impl Default for LockTable {
+    fn default() -> Self {
+        Self::at_most(LOCKS_MAX)
+    }
+}
+
 impl LockTable {
+    pub(super) fn at_most(locks_max: usize) -> Self {
+        Self {
+            inner: Mutex::default(),
+            locks_max,
+            count: AtomicUsize::new(0),
+            descriptors: AtomicUsize::new(0),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,8 +161,7 @@ impl LockTable {
     ) -> FsResult<()> {
         let mut inner = self.lock();
         // One may become three.
-        let ranges: usize = inner.owned.values().map(|own| own.ranges.all().len()).sum();
-        if ranges + inner.whole.len() + 2 > LOCKS_MAX {
+        if inner.kept() + 2 > self.locks_max {
             return Err(Errno::NOLCK);
         }
         let key = (file.nodeid, owner);
@@ -201,7 +224,7 @@ impl LockTable {
         exclusive: bool,
     ) -> FsResult<()> {
         let mut inner = self.lock();
-        if inner.whole.len() >= LOCKS_MAX {
+        if !inner.whole.contains_key(&handle) && inner.kept() >= self.locks_max {
             return Err(Errno::NOLCK);
         }
         let result = try_whole(file.file()?, exclusive);

@@ -16,6 +16,7 @@ use crate::operations::{
 };
 
 mod identity;
+mod limits;
 
 const ROOT: Caller = Caller {
     uid: 0,

@@ -416,6 +416,11 @@ fn forged_locks() {
         state.locks.resize(65_537, lock);
     };
     refused(&too_many, ForgedState::Locks(65_537));
+    let too_many = |state: &mut FsState| {
+        let waiter = state.waiters[0];
+        state.waiters.resize(65_537, waiter);
+    };
+    refused(&too_many, ForgedState::Locks(65_537));
     let waiter = |ring, head| ForgedState::Waiter { ring, head };
     refused(&|state| state.waiters[1].ring = 1, waiter(1, 38));
     refused(&|state| state.waiters[1].ring = 64, waiter(64, 38));
@@ -468,6 +473,11 @@ fn refused(change: impl FnOnce(&mut Draft), expected: ForgedState) {
 #[test]
 fn forged_mounts_and_roots() {
     refused(|state| state.mounts.clear(), ForgedState::Mounts(0));
+    let too_many = |state: &mut Draft| {
+        let mount = state.mounts[0].clone();
+        state.mounts.resize(65_537, mount);
+    };
+    refused(too_many, ForgedState::Mounts(65_537));
     refused(|state| state.nodes.clear(), ForgedState::Root);
     refused(|state| state.nodes[0].kind = 0o100_000, ForgedState::Root);
     refused(|state| state.nodes[0].lost = true, ForgedState::Root);

@@ -12,6 +12,8 @@ use super::super::session::SessionOptions;
 use super::*;
 use crate::operations::ROOT_NODEID;
 
+mod limits;
+
 /// Room for any reply.
 const ROOM: &[usize] = &[OutHeader::SIZE, 1 << 20];
 
