@@ -68,7 +68,7 @@ const STEPS: [(&str, &[&str]); 7] = [
 const DEPENDENCIES: &str = "dependencies";
 
 /// A test program that does not end is ended with all that it has started, and has failed: the others still run, and libtest has
-/// said which of its tests took long. The slowest takes two minutes, or ten where it has to fetch and build its tools first.
+/// said which of its tests took long. The slowest takes six minutes on a busy machine, and some more where it has to fetch and build its tools first.
 const WATCHED: &str =
     "target.'cfg(unix)'.runner=['timeout', '--verbose', '--kill-after=10', '25m']";
 
