@@ -8,13 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tests::conformance::{self, Load, Subject};
-use tests::fuse_client::encode;
+use tests::fuse_client::{encode, init_arguments, request};
 use tests::in_process::{Host, Machine};
 use vhost_device_fs::config::Config;
 use vhost_device_fs::device::FsDevice;
 use vhost_device_fs::fuse::abi::{
-    AttrOut, CreateIn, EntryOut, GetAttrIn, InHeader, InitIn, InitInExtension, InitOut,
-    MAJOR_VERSION, MINOR_VERSION, Opcode, OpenOut, OutHeader, ReadIn, WriteIn, init,
+    AttrOut, CreateIn, EntryOut, GetAttrIn, InitOut, Opcode, OpenOut, OutHeader, ReadIn, WriteIn,
 };
 use vhost_device_fs::fuse::wire::Wire;
 
@@ -76,18 +75,6 @@ impl Fs {
     }
 }
 
-/// The bytes of a request.
-fn request(opcode: Opcode, nodeid: u64, body: &[u8]) -> Vec<u8> {
-    let header = InHeader {
-        len: u32::try_from(InHeader::SIZE + body.len()).unwrap_or(u32::MAX),
-        opcode: opcode.number(),
-        unique: 2,
-        nodeid,
-        ..InHeader::default()
-    };
-    [encode(&header), body.to_vec()].concat()
-}
-
 /// A request and its answer, which must not be an error and have this size.
 fn ask(
     guest: &mut Machine,
@@ -96,7 +83,8 @@ fn ask(
     body: &[u8],
     size: usize,
 ) -> Result<Vec<u8>> {
-    let answer = guest.call(RING, &request(opcode, nodeid, body), OutHeader::SIZE + size)?;
+    let request = request(opcode, nodeid, 2, body);
+    let answer = guest.call(RING, &request, OutHeader::SIZE + size)?;
     let mut rest = answer.as_slice();
     let header = OutHeader::take(&mut rest).context("no header")?;
     ensure!(header.error == 0, "{opcode:?} failed: {}", header.error);
@@ -112,14 +100,7 @@ impl Subject for Fs {
     }
 
     fn prepare(&self, guest: &mut Machine) -> Result<()> {
-        let arguments = InitIn {
-            major: MAJOR_VERSION,
-            minor: MINOR_VERSION,
-            max_readahead: 1 << 17,
-            flags: u32::try_from(init::INIT_EXT)?,
-        };
-        let body = [encode(&arguments), encode(&InitInExtension::default())].concat();
-        ask(guest, Opcode::Init, 0, &body, InitOut::SIZE)?;
+        ask(guest, Opcode::Init, 0, &init_arguments(0), InitOut::SIZE)?;
         Ok(())
     }
 
@@ -155,7 +136,7 @@ impl Subject for Fs {
     }
 
     fn loads(&self) -> Vec<Load> {
-        let attributes = request(Opcode::GetAttr, ROOT, &encode(&GetAttrIn::default()));
+        let attributes = request(Opcode::GetAttr, ROOT, 2, &encode(&GetAttrIn::default()));
         [1, 2]
             .map(|ring| Load {
                 ring,

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::daemon_runner::Daemon;
-use tests::fuse_client::{Client, ROOT, Ticket, encode};
+use tests::fuse_client::{Client, ROOT, Ticket, encode, request};
 use tests::guest::{Buffer, Manner, Table};
 use tests::random::Random;
 use tests::stoppable_storage::StoppableStorage;
-use vhost_device_fs::fuse::abi::{InHeader, Opcode, OutHeader, ReadIn};
+use vhost_device_fs::fuse::abi::{Opcode, OutHeader, ReadIn};
 use vhost_device_fs::fuse::wire::Wire;
 
 /// Turns a hang into a failure.
@@ -64,15 +64,7 @@ impl Read {
             size: u32::try_from(self.size)?,
             ..ReadIn::default()
         };
-        let body = encode(&read);
-        let header = InHeader {
-            len: u32::try_from(InHeader::SIZE + body.len())?,
-            opcode: Opcode::Read.number(),
-            unique,
-            nodeid: ROOT,
-            ..InHeader::default()
-        };
-        let request = [encode(&header), body].concat();
+        let request = request(Opcode::Read, ROOT, unique, &encode(&read));
         let place = |size: usize, writable| -> Result<Buffer> {
             Ok(Buffer {
                 address: memory.allocate(size as u64)?,

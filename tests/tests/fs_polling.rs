@@ -5,12 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tests::fuse_client::{ROOT, encode, outcome};
+use tests::fuse_client::{ROOT, encode, init_arguments, outcome, request};
 use tests::in_process::{DEADLINE, Host, Machine, Pending, Shape};
 use tests::random::Random;
 use vhost_device_fs::config::Config;
 use vhost_device_fs::device::FsDevice;
-use vhost_device_fs::fuse::abi::{GetAttrIn, InHeader, InitIn, MAJOR_VERSION, Opcode, OutHeader};
+use vhost_device_fs::fuse::abi::{GetAttrIn, Opcode, OutHeader};
 use vhost_device_fs::fuse::wire::Wire;
 
 /// The first ring for requests.
@@ -20,19 +20,8 @@ const ROOM: usize = 256;
 /// Longer than anybody waits.
 const FOR_EVER: Duration = Duration::from_hours(1);
 
-fn request(opcode: Opcode, nodeid: u64, body: &[u8]) -> Result<Vec<u8>> {
-    let header = InHeader {
-        len: u32::try_from(InHeader::SIZE + body.len())?,
-        opcode: opcode.number(),
-        unique: 2,
-        nodeid,
-        ..InHeader::default()
-    };
-    Ok([&encode(&header), body].concat())
-}
-
-fn get_attr() -> Result<Vec<u8>> {
-    request(Opcode::GetAttr, ROOT, &encode(&GetAttrIn::default()))
+fn get_attr() -> Vec<u8> {
+    request(Opcode::GetAttr, ROOT, 2, &encode(&GetAttrIn::default()))
 }
 
 /// A guest of a device that looks for `busy_poll`; INIT is done.
@@ -45,19 +34,14 @@ fn guest(share: &tempfile::TempDir, busy_poll: Duration, event_idx: bool) -> Res
         ..Shape::default()
     })?;
     machine.start()?;
-    let init = InitIn {
-        major: MAJOR_VERSION,
-        minor: 45,
-        ..InitIn::default()
-    };
-    let reply = machine.call(RING, &request(Opcode::Init, 0, &encode(&init))?, ROOM)?;
-    ensure!(outcome(&reply, 2)? == 0);
+    let init = request(Opcode::Init, 0, 2, &init_arguments(0));
+    ensure!(outcome(&machine.call(RING, &init, ROOM)?, 2)? == 0);
     Ok(machine)
 }
 
 /// A request that nobody tells the device of.
 fn add_silently(machine: &mut Machine) -> Result<Pending> {
-    let pending = machine.add(RING, &get_attr()?, ROOM)?;
+    let pending = machine.add(RING, &get_attr(), ROOM)?;
     machine.ring(RING)?.publish_silently()?;
     Ok(pending)
 }
@@ -141,7 +125,7 @@ fn no_request_is_lost_when_looking_ends() -> Result<()> {
             while pause.elapsed() < length {
                 std::hint::spin_loop();
             }
-            let pending = machine.submit(RING, &get_attr()?, ROOM)?;
+            let pending = machine.submit(RING, &get_attr(), ROOM)?;
             answer(&mut machine, pending)?;
         }
     }

@@ -11,23 +11,27 @@ use vhost_device_fs::fuse::wire::Wire;
 
 use super::{Answer, Client, ROOT, c_string, encode, whole};
 
+/// What INIT is asked with: the newest version, and these flags of [`init`] beside `INIT_EXT`.
+pub fn init_arguments(flags: u64) -> Vec<u8> {
+    let flags = flags | init::INIT_EXT;
+    let low = u32::try_from(flags & u64::from(u32::MAX)).unwrap_or_default();
+    let arguments = InitIn {
+        major: MAJOR_VERSION,
+        minor: MINOR_VERSION,
+        max_readahead: 1 << 17,
+        flags: low,
+    };
+    let extension = InitInExtension {
+        flags2: u32::try_from(flags >> 32).unwrap_or_default(),
+        unused: [0; 11],
+    };
+    [encode(&arguments), encode(&extension)].concat()
+}
+
 impl Client {
-    /// INIT with the newest version; `flags` are those of [`init`], `INIT_EXT` is added.
+    /// INIT with [`init_arguments`].
     pub fn init(&mut self, flags: u64) -> Answer<InitOut> {
-        let flags = flags | init::INIT_EXT;
-        let low = u32::try_from(flags & u64::from(u32::MAX)).unwrap_or_default();
-        let arguments = InitIn {
-            major: MAJOR_VERSION,
-            minor: MINOR_VERSION,
-            max_readahead: 1 << 17,
-            flags: low,
-        };
-        let extension = InitInExtension {
-            flags2: u32::try_from(flags >> 32).unwrap_or_default(),
-            unused: [0; 11],
-        };
-        let body = [encode(&arguments), encode(&extension)].concat();
-        self.ask(Opcode::Init, ROOT, &body)
+        self.ask(Opcode::Init, ROOT, &init_arguments(flags))
     }
 
     /// LOOKUP; the caller now owes one FORGET.

@@ -20,6 +20,7 @@ use vhost_device_fs::fuse::wire::Wire;
 use crate::guest::memory::PAGE;
 use crate::guest::{Buffer, Machine, Memory, Table, Used};
 
+pub use entries::init_arguments;
 pub use files::DirEntry;
 pub use reply_sizes::reply_capacity;
 
@@ -331,6 +332,18 @@ pub fn outcome(reply: &[u8], unique: u64) -> anyhow::Result<i32> {
         "{header:?}"
     );
     Ok(-header.error)
+}
+
+/// The bytes of a request of nobody's, for those who put it on a ring themselves.
+pub fn request(opcode: Opcode, nodeid: u64, unique: u64, body: &[u8]) -> Vec<u8> {
+    let header = InHeader {
+        len: u32::try_from(InHeader::SIZE + body.len()).unwrap_or(u32::MAX),
+        opcode: opcode.number(),
+        unique,
+        nodeid,
+        ..InHeader::default()
+    };
+    [&encode(&header), body].concat()
 }
 
 /// The bytes of a structure.
