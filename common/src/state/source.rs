@@ -1,4 +1,4 @@
-//! The bytes of a state as they arrive: no more than the reader allows, and memory only for what came. Knows no section.
+//! The bytes of a state as they arrive: no more than the reader allows, and memory for little more than what came. Knows no section.
 
 use std::io::{self, Read};
 
@@ -18,64 +18,54 @@ impl Source<'_> {
         Ok(bytes.try_into().unwrap_or([0; N])) // there are N of them
     }
 
-    /// The next `length` bytes. Beyond the size of a usual piece of a table, memory grows as they arrive.
+    /// The next `length` bytes. Room is made for [`CHUNK_BYTES_MAX`] at a time, when what came before it is full; as many are read at
+    /// once as there is room for, which `read_to_end` would only do after some smaller attempts.
     pub(super) fn some(&mut self, length: u64) -> Result<Vec<u8>, StateError> {
         if length > self.limit.saturating_sub(self.offset) {
             return Err(StateError::StreamTooLong { limit: self.limit });
         }
         let mut bytes = Vec::new();
-        let result = self.fill(&mut bytes, length);
-        let read = bytes.len() as u64;
-        self.offset += read;
-        let offset = self.offset;
-        match result {
-            Err(source) => Err(StateError::Read { offset, source }),
-            Ok(()) if read < length => Err(StateError::Truncated {
-                offset,
-                missing: length - read,
-            }),
-            Ok(()) => Ok(bytes),
-        }
-    }
-
-    /// Reads until there are `length` bytes, or no more: as many at once as there is room for, which `read_to_end` would only do after
-    /// some smaller attempts.
-    fn fill(&mut self, bytes: &mut Vec<u8>, length: u64) -> io::Result<()> {
-        while (bytes.len() as u64) < length {
-            let begin = bytes.len();
-            let left = usize::try_from(length - begin as u64).unwrap_or(usize::MAX);
-            bytes.resize(begin + left.min(CHUNK_BYTES_MAX), 0);
-            let mut end = begin;
-            let mut result = Ok(());
-            while let Some(room) = bytes.get_mut(end..).filter(|room| !room.is_empty()) {
-                match self.input.read(room) {
-                    Ok(0) => break,
-                    Ok(count) => end += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        result = Err(error);
-                        break;
-                    }
-                }
+        let mut filled = 0;
+        loop {
+            let missing = length - filled as u64;
+            if missing == 0 {
+                return Ok(bytes);
             }
-            let is_short = end < bytes.len();
-            bytes.truncate(end);
-            if is_short {
-                return result;
+            if filled == bytes.len() {
+                let left = usize::try_from(missing).unwrap_or(usize::MAX);
+                bytes.resize(filled + left.min(CHUNK_BYTES_MAX), 0);
             }
+            let room = bytes.get_mut(filled..).unwrap_or_default();
+            let count = self.read(room)?;
+            if count == 0 {
+                let offset = self.offset;
+                return Err(StateError::Truncated { offset, missing });
+            }
+            filled += count;
         }
-        Ok(())
     }
 
     pub(super) fn at_end(&mut self) -> Result<(), StateError> {
         let offset = self.offset;
-        let mut surplus = [0];
+        match self.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(StateError::Trailing { offset }),
+        }
+    }
+
+    /// Some of what comes next; none at the end.
+    fn read(&mut self, room: &mut [u8]) -> Result<usize, StateError> {
         loop {
-            match self.input.read(&mut surplus) {
-                Ok(0) => return Ok(()),
-                Ok(_) => return Err(StateError::Trailing { offset }),
+            match self.input.read(room) {
+                Ok(count) => {
+                    self.offset += count as u64;
+                    return Ok(count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(StateError::Read { offset, source }),
+                Err(source) => {
+                    let offset = self.offset;
+                    return Err(StateError::Read { offset, source });
+                }
             }
         }
     }
