@@ -8,7 +8,7 @@ mod configuration;
 mod order;
 mod orphans;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use common::device::SaveError;
 use rustix::fs::OFlags;
@@ -60,17 +60,15 @@ pub(crate) fn save(file_system: &FileSystem) -> Result<FsState, SaveError> {
         open.entry(handle.nodeid).or_insert(handle);
     }
     // What is open first: the rest is about to be forgotten by the guest, and takes the room that is left.
-    capture_open(&tables, &mut known, &open, &mut captured)?;
-    let in_order = if known.fates.is_empty() {
-        save_in_order(&known)
+    let found = opened(&known, &open);
+    capture_all(&tables, &mut known, found, &mut captured)?;
+    let nodes = if let Some(nodes) = save_in_order(&known) {
+        nodes
     } else {
-        None
+        let found = nameless(&known, &open);
+        capture_all(&tables, &mut known, found, &mut captured)?;
+        save_nodes(&mut known, open.keys(), &mut captured)
     };
-    let nodes = in_order.unwrap_or_else(|| {
-        capture_nameless(&tables, &mut known, &open, &mut captured);
-        let open = open.into_keys().collect();
-        save_nodes(&mut known, &open, &mut captured)
-    });
     drop(known);
     drop(still);
     let config = &file_system.host().config;
@@ -155,60 +153,53 @@ fn session(options: SessionOptions) -> SessionV1 {
     }
 }
 
-/// Takes along the open inodes that have no name. What cannot be taken is lost, if the operator allows it.
-fn capture_open(
+/// An inode, and a handle by which it is open.
+type Candidate<'r, 'h> = (&'r Record, Option<&'h Handle>);
+
+/// The inodes that are open.
+fn opened<'r, 'h>(known: &Known<'r>, open: &HashMap<u64, &'h Handle>) -> Vec<Candidate<'r, 'h>> {
+    let candidate = |(nodeid, handle): (&u64, &&'h Handle)| {
+        let record = known.get(*nodeid)?;
+        Some((record, Some(*handle)))
+    };
+    let mut candidates: Vec<_> = open.iter().filter_map(candidate).collect();
+    candidates.sort_unstable_by_key(|(record, _)| record.nodeid);
+    candidates
+}
+
+/// The inodes without a name that we know of, and that are not open.
+fn nameless<'r, 'h>(known: &Known<'r>, open: &HashMap<u64, &'h Handle>) -> Vec<Candidate<'r, 'h>> {
+    let records = known.records.iter().copied();
+    records
+        .filter(|record| record.locations.is_empty() && !open.contains_key(&record.nodeid))
+        .map(|record| (record, None))
+        .collect()
+}
+
+/// Takes along those that have no name. What cannot be taken is lost, if it is not open or the operator allows it.
+fn capture_all(
     tables: &Tables,
     known: &mut Known<'_>,
-    open: &HashMap<u64, &Handle>,
+    candidates: Vec<Candidate<'_, '_>>,
     captured: &mut Captured,
 ) -> Result<(), SaveError> {
-    let mut records: Vec<&Record> = open
-        .keys()
-        .filter_map(|nodeid| known.get(*nodeid))
-        .collect();
-    records.sort_unstable_by_key(|record| record.nodeid);
-    let records = records.into_iter().filter(|record| may_be_lost(record));
-    for record in records {
-        let handle = open.get(&record.nodeid).copied();
+    let on_error = tables.host.config.migration_on_error;
+    for (record, handle) in candidates {
+        if record.nodeid == ROOT_NODEID || record.lost {
+            continue;
+        }
         let fate = match capture(tables, record, handle, captured) {
             Ok(None) => continue,
             Ok(Some(fate)) => fate,
-            Err(error) if tables.host.config.migration_on_error == MigrationOnError::GuestError => {
-                lost(&error)
+            Err(error) if on_error == MigrationOnError::GuestError || handle.is_none() => {
+                log::warn!("{error}; the guest will see errors on it");
+                Fate::Lost
             }
             Err(error) => return Err(SaveError::Host(error.into())),
         };
         known.fates.insert(record.nodeid, fate);
     }
     Ok(())
-}
-
-/// Takes along the inodes that have no name and are not open. What cannot be taken is lost.
-fn capture_nameless(
-    tables: &Tables,
-    known: &mut Known<'_>,
-    open: &HashMap<u64, &Handle>,
-    captured: &mut Captured,
-) {
-    let records = known.records.iter();
-    let nameless = records.filter(|record| may_be_lost(record) && record.locations.is_empty());
-    for record in nameless.filter(|record| !open.contains_key(&record.nodeid)) {
-        let fate = match capture(tables, record, None, captured) {
-            Ok(None) => continue,
-            Ok(Some(fate)) => fate,
-            Err(error) => lost(&error),
-        };
-        known.fates.insert(record.nodeid, fate);
-    }
-}
-
-fn may_be_lost(record: &Record) -> bool {
-    record.nodeid != ROOT_NODEID && !record.lost
-}
-
-fn lost(error: &OrphanError) -> Fate {
-    log::warn!("{error}; the guest will see errors on it");
-    Fate::Lost
 }
 
 /// Takes an inode along if it has no name; `None` if it has one.
@@ -228,6 +219,9 @@ fn capture(
 /// The inodes of most guests, in one walk: all have names, and were found after the directories that they are in. So each is in use, for
 /// what kept it from being forgotten travels, too. `None` if one is not like that.
 fn save_in_order(known: &Known<'_>) -> Option<NodeTable> {
+    if !known.fates.is_empty() {
+        return None;
+    }
     let mut nodes = NodeTable::with_capacity(known.records.len());
     let mut finder = known.finder();
     for (index, record) in known.records.iter().enumerate() {
@@ -244,7 +238,11 @@ fn save_in_order(known: &Known<'_>) -> Option<NodeTable> {
 }
 
 /// The inodes that the guest uses, parents first.
-fn save_nodes(known: &mut Known<'_>, open: &HashSet<u64>, captured: &mut Captured) -> NodeTable {
+fn save_nodes<'o>(
+    known: &mut Known<'_>,
+    open: impl Iterator<Item = &'o u64>,
+    captured: &mut Captured,
+) -> NodeTable {
     let order = known.parents_first();
     let used = known.used(&order, open);
     let is_used = |index: &&usize| used.get(**index) == Some(&true);
@@ -254,10 +252,10 @@ fn save_nodes(known: &mut Known<'_>, open: &HashSet<u64>, captured: &mut Capture
     let mut nodes = NodeTable::with_capacity(order.len());
     records.for_each(|record| nodes.push(node(known, record)));
     // A directory that only a name of another orphan kept alive. It has no data that would have to go with it.
+    let mut finder = known.finder();
     captured.orphans.retain(|orphan| {
-        let records = &known.records;
-        let found = records.binary_search_by_key(&orphan.nodeid, |record| record.nodeid);
-        found.is_ok_and(|index| used.get(index) == Some(&true))
+        let found = finder.find(orphan.nodeid);
+        found.is_some_and(|index| used.get(index) == Some(&true))
     });
     nodes
 }

@@ -1051,3 +1051,21 @@ fn an_orphan_more_changes_nothing_of_how_the_rest_is_saved() {
     assert!(unused(file), "it is only open");
     load(&start(share.path(), |_| ()), &short).unwrap();
 }
+
+#[test]
+fn a_forgotten_directory_of_a_file_that_was_removed_on_the_host_stays_behind() {
+    let share = tempfile::tempdir().unwrap();
+    fs::create_dir(share.path().join("d")).unwrap();
+    fs::write(share.path().join("d/f"), "data").unwrap();
+    let source = start(share.path(), |_| ());
+    let file = lookup(&source, "d/f").nodeid;
+    let directory = lookup(&source, "d").nodeid;
+    let handle = open(&source, file, OFlags::RDONLY);
+    source.forget(directory, 2);
+    fs::remove_file(share.path().join("d/f")).unwrap();
+    let state = state_of(&source);
+    assert!(state.nodes.iter().all(|node| node.nodeid != directory));
+    let destination = start(share.path(), |_| ());
+    load(&destination, &state).unwrap();
+    assert_eq!(read(&destination, handle).unwrap(), b"data");
+}

@@ -1,6 +1,6 @@
 //! Which inodes are saved, and in which order. Knows records and what becomes of them, and no state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::operations::ROOT_NODEID;
 use crate::store::{Location, Record};
@@ -48,10 +48,8 @@ impl Finder<'_> {
 impl<'k> Known<'k> {
     /// The record of `nodeid`.
     pub(super) fn get(&self, nodeid: u64) -> Option<&'k Record> {
-        let at = self
-            .records
-            .binary_search_by_key(&nodeid, |record| record.nodeid);
-        self.records.get(at.ok()?).copied()
+        let at = self.finder().find(nodeid)?;
+        self.records.get(at).copied()
     }
 
     /// Finds many of them.
@@ -95,10 +93,14 @@ impl<'k> Known<'k> {
     }
 
     /// Which records of those in `order` the guest still uses, by index: not what only an inode kept alive that has lost its names.
-    pub(super) fn used(&self, order: &[usize], open: &HashSet<u64>) -> Vec<bool> {
+    pub(super) fn used<'o>(
+        &self,
+        order: &[usize],
+        open: impl Iterator<Item = &'o u64>,
+    ) -> Vec<bool> {
         let mut finder = self.finder();
         let mut used = vec![false; self.records.len()];
-        for nodeid in open.iter().chain([&ROOT_NODEID]) {
+        for nodeid in open.chain([&ROOT_NODEID]) {
             mark(&mut used, finder.find(*nodeid));
         }
         for index in order.iter().rev() {

@@ -319,9 +319,7 @@ fn validate_orphan(orphan: &OrphanV1) -> Result<(), ForgedState> {
 }
 
 fn is_name(name: &[u8]) -> bool {
-    // All of them, not up to the first one: so it is done on many at once.
-    let forbidden = |found, byte: &u8| found | matches!(byte, b'/' | 0);
-    (1..=255).contains(&name.len()) && !name.iter().fold(false, forbidden)
+    (1..=255).contains(&name.len()) && !name.iter().any(|byte| matches!(byte, b'/' | 0))
 }
 
 fn is_name_of_xattr(name: &[u8]) -> bool {

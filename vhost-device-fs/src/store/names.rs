@@ -19,9 +19,7 @@ impl<'a> Name<'a> {
         if bytes.len() > NAME_BYTES_MAX {
             return Err(Errno::NAMETOOLONG);
         }
-        // All of them, not up to the first one: so it is done on many at once.
-        let forbidden = |found, byte: &u8| found | matches!(byte, b'/' | 0);
-        let forbidden = bytes.iter().fold(false, forbidden);
+        let forbidden = bytes.iter().any(|byte| matches!(byte, b'/' | 0));
         if forbidden || matches!(bytes, b"" | b"." | b"..") {
             return Err(Errno::INVAL);
         }

@@ -176,19 +176,23 @@ impl NodeStore {
                     record.look_up()
                 })
             });
-            let known = found.or_else(|| self.add(&mut identities, sighting, location, before));
-            released.extend(known.is_none().then_some(parent).flatten());
+            let known =
+                found.or_else(|| self.add(&mut identities, sighting, hash, location, before));
+            if known.is_none() {
+                released.extend(parent);
+            }
             known
         };
         self.release_all(released);
         known.ok_or(Errno::NFILE)
     }
 
-    /// Adds a record that the guest has looked up once, in the place of another one of that identity. `None` if there are too many.
+    /// Adds a record, of an identity with this hash, that the guest has looked up once, in the place of another one of that identity. `None` if there are too many.
     fn add(
         &self,
         identities: &mut Identities,
         sighting: Sighting,
+        hash: u64,
         location: Option<Location>,
         before: Option<Slot>,
     ) -> Option<Known> {
@@ -203,7 +207,6 @@ impl NodeStore {
         };
         let known = record.look_up();
         let place = shard.records.insert(record)?;
-        let hash = self.hash.hash_one(sighting.identity);
         if let Some(before) = before {
             identities.remove(hash, before);
         }

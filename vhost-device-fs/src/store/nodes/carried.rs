@@ -80,9 +80,8 @@ impl NodeStore {
         let pinned = usize::from(record.pinned.is_some());
         let records = &mut self.shard_mut(nodeid).records;
         // The root was there before, and nothing else: a state has each nodeid once.
-        if let Some(before) = (nodeid == ROOT_NODEID)
-            .then(|| records.get_mut(nodeid))
-            .flatten()
+        if nodeid == ROOT_NODEID
+            && let Some(before) = records.get_mut(nodeid)
         {
             let unpinned = usize::from(before.pinned.is_some());
             *before = record;

@@ -96,6 +96,11 @@ impl Chunks {
         chunk.records.get(place.index())?.as_ref()
     }
 
+    fn is_of(&self, place: Place, nodeid: u64) -> bool {
+        let record = self.get(place);
+        record.is_some_and(|record| record.nodeid == nodeid)
+    }
+
     fn get_mut(&mut self, place: Place) -> Option<&mut Record> {
         let chunk = self.all.get_mut(place.chunk())?;
         chunk.records.get_mut(place.index())?.as_mut()
@@ -159,10 +164,7 @@ impl Records {
 
     /// Where the record of `nodeid` is.
     pub(super) fn place(&self, nodeid: u64) -> Option<Place> {
-        let is_it = |place: &Place| {
-            let record = self.chunks.get(*place);
-            record.is_some_and(|record| record.nodeid == nodeid)
-        };
+        let is_it = |place: &Place| self.chunks.is_of(*place, nodeid);
         self.places.find(self.hash.hash_one(nodeid), is_it).copied()
     }
 
@@ -205,10 +207,7 @@ impl Records {
             places,
             hash,
         } = self;
-        let is_it = |place: &Place| {
-            let record = chunks.get(*place);
-            record.is_some_and(|record| record.nodeid == nodeid)
-        };
+        let is_it = |place: &Place| chunks.is_of(*place, nodeid);
         let entry = places.find_entry(hash.hash_one(nodeid), is_it).ok()?;
         let (place, _) = entry.remove();
         let record = chunks.remove(place);
