@@ -222,7 +222,7 @@ fn save_in_order(known: &Known<'_>) -> Option<NodeTable> {
     if !known.fates.is_empty() {
         return None;
     }
-    let mut nodes = NodeTable::with_capacity(known.records.len());
+    let mut nodes = NodeTable::default();
     let mut finder = known.finder();
     for (index, record) in known.records.iter().enumerate() {
         let is_root = record.nodeid == ROOT_NODEID;
@@ -248,8 +248,7 @@ fn save_nodes<'o>(
     let is_used = |index: &&usize| used.get(**index) == Some(&true);
     let records = order.iter().filter(is_used);
     let records = records.filter_map(|index| known.records.get(*index));
-    // Made as large as it becomes: to grow it again and again is a good part of the time that all of this takes.
-    let mut nodes = NodeTable::with_capacity(order.len());
+    let mut nodes = NodeTable::default();
     records.for_each(|record| nodes.push(node(known, record)));
     // A directory that only a name of another orphan kept alive. It has no data that would have to go with it.
     let mut finder = known.finder();
@@ -263,7 +262,7 @@ fn save_nodes<'o>(
 fn node<'r>(
     known: &Known<'_>,
     record: &'r Record,
-) -> NodeV1<impl Iterator<Item = LocationV1<&'r [u8]>> + use<'r>> {
+) -> NodeV1<impl ExactSizeIterator<Item = LocationV1<&'r [u8]>> + use<'r>> {
     let is_lost = record.lost || known.fates.get(&record.nodeid) == Some(&Fate::Lost);
     NodeV1 {
         nodeid: record.nodeid,

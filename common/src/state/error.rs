@@ -194,9 +194,9 @@ pub enum StateError {
         tag: Tag,
         /// Where its payload begins.
         offset: u64,
-        /// What the codec says.
+        /// What the codec says, or the device.
         #[source]
-        source: Box<bincode::error::DecodeError>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A payload is longer than what it decodes to.
     #[error("{surplus} bytes too many in the payload of section {tag} at byte {offset}")]

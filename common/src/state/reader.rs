@@ -3,6 +3,7 @@
 //! Knows neither the device nor where the bytes come from. Holds one section in memory at a time, and
 //! never more of it than has arrived.
 
+use std::error::Error;
 use std::io::Read;
 
 use crc32c::crc32c;
@@ -82,6 +83,20 @@ impl Section {
         &self.payload
     }
 
+    /// The payload as it is, to be kept.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.payload
+    }
+
+    /// What there is to say if the payload is opaque data that the device cannot read.
+    pub fn malformed(&self, source: impl Error + Send + Sync + 'static) -> StateError {
+        StateError::Payload {
+            tag: self.tag,
+            offset: self.payload_offset(),
+            source: Box::new(source),
+        }
+    }
+
     /// The payload as one value, of which nothing may be left over.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StateError> {
         let (value, rest) = self.decode_first(&self.payload)?;
@@ -158,12 +173,7 @@ impl Section {
         &self,
         bytes: &'b [u8],
     ) -> Result<(T, &'b [u8]), StateError> {
-        let malformed = |source| StateError::Payload {
-            tag: self.tag,
-            offset: self.payload_offset(),
-            source: Box::new(source),
-        };
-        let (value, consumed) = decode(bytes).map_err(malformed)?;
+        let (value, consumed) = decode(bytes).map_err(|source| self.malformed(source))?;
         Ok((value, bytes.get(consumed..).unwrap_or_default()))
     }
 

@@ -134,6 +134,17 @@ impl<'a> StateWriter<'a> {
         self.emit(tag, version, importance, &payload)
     }
 
+    /// Writes opaque bytes as one section, of at most [`SECTION_BYTES_MAX`] bytes.
+    pub fn piece(
+        &mut self,
+        tag: Tag,
+        version: u16,
+        importance: Importance,
+        bytes: &[u8],
+    ) -> Result<(), StateError> {
+        self.emit(tag, version, importance, bytes)
+    }
+
     /// Writes opaque bytes as as many sections as it takes; no bytes are one empty section.
     pub fn raw(
         &mut self,

@@ -1,5 +1,6 @@
 //! The open files and directories of a state, opened again.
 
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::OFlags;
@@ -73,14 +74,13 @@ pub(super) fn open(tables: &Tables, source: &Source<'_>, failures: &mut Failures
 
 /// For each handle, what is open.
 fn nodes_of(state: &FsState) -> Vec<Option<Node<'_>>> {
-    let nodes = &state.nodes;
-    // A state that has passed its check has no nodeid twice.
-    let Ok(mut finder) = nodes.finder() else {
-        return vec![None; state.handles.len()];
-    };
-    let nodeids = state.handles.iter().map(|handle| handle.nodeid);
-    nodeids
-        .map(|nodeid| finder.find(nodeid).and_then(|index| nodes.get(index)))
+    let nodeids = || state.handles.iter().map(|handle| handle.nodeid);
+    let open: HashSet<u64> = nodeids().collect();
+    let nodes = state.nodes.iter();
+    let nodes = nodes.filter(|node| open.contains(&node.nodeid));
+    let nodes: HashMap<u64, Node<'_>> = nodes.map(|node| (node.nodeid, node)).collect();
+    nodeids()
+        .map(|nodeid| nodes.get(&nodeid).copied())
         .collect()
 }
 

@@ -96,7 +96,8 @@ fn find_by_name(tables: &Tables, node: &Node<'_>) -> FsResult<Identity> {
         return Ok(tables.see_descriptor(tables.host.root.as_fd())?.0.identity);
     }
     let mut result = Err(Errno::NOENT);
-    for location in node.locations.iter().rev() {
+    let locations: Vec<_> = node.locations.iter().collect();
+    for location in locations.iter().rev() {
         let seen = tables.resolve(location.parent).and_then(|directory| {
             let name = Name::new(location.name)?;
             let (Sighting { identity, kind }, _) = tables.see_name(directory.as_fd(), name)?;

@@ -47,7 +47,7 @@ pub struct WaiterV1 {
 
 impl FsState {
     /// Each lock is of an open file; those of one owner on one file do not overlap.
-    pub(super) fn validate_locks(&self, finder: &mut NodeFinder<'_>) -> Result<(), ForgedState> {
+    pub(super) fn validate_locks(&self, finder: &mut NodeFinder) -> Result<(), ForgedState> {
         let counts = self.locks.len().max(self.waiters.len());
         if self.locks.len() > LOCKS_MAX || self.waiters.len() > WAITERS_MAX {
             return Err(ForgedState::Locks(counts));
@@ -57,9 +57,8 @@ impl FsState {
             .handles
             .iter()
             .filter(|handle| {
-                let node = finder.find(handle.nodeid);
-                let node = node.and_then(|index| self.nodes.get(index));
-                node.is_some_and(|node| node.kind == REGULAR)
+                let found = finder.find(handle.nodeid);
+                found.is_some_and(|found| found.kind == REGULAR)
             })
             .map(|handle| (handle.handle, handle.nodeid))
             .collect();

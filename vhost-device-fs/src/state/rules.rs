@@ -1,7 +1,7 @@
 //! What a state must be like to be believed, whoever wrote it. Knows the plain data only: no file is looked at.
 
 use super::nodes::LOCATIONS_MAX;
-use super::{FsState, HandleV1, NameV1, Node, NodeFinder, NodeV1, OrphanV1};
+use super::{Found, FsState, HandleV1, NameV1, Node, NodeFinder, NodeV1, OrphanV1};
 
 const ROOT: u64 = 1;
 pub(super) const REGULAR: u32 = 0o100_000;
@@ -104,25 +104,28 @@ impl FsState {
         if nodeid.max(handle) >= GIVEN_MAX {
             return Err(ForgedState::Given { nodeid, handle });
         }
-        let mut finder = self.nodes.finder().map_err(ForgedState::NodeTwice)?;
+        let mut finder = NodeFinder::with_capacity(self.nodes.len());
         let mut used = vec![false; self.nodes.len()];
-        self.validate_nodes(&mut finder, &mut used)?;
+        let forgotten = self.validate_nodes(&mut finder, &mut used)?;
         self.validate_handles(&mut finder, &mut used)?;
         self.validate_orphans(&mut finder)?;
         self.validate_locks(&mut finder)?;
         // What nobody refers to would stay for ever.
-        let mut nodes = self.nodes.iter().zip(used);
-        let unused = nodes.find(|(node, used)| node.lookups == 0 && !used && node.nodeid != ROOT);
-        unused.map_or(Ok(()), |(node, _)| Err(ForgedState::Unused(node.nodeid)))
+        let is_unused = |index: &usize| used.get(*index) != Some(&true);
+        let mut unused = forgotten.iter().filter(|(_, index)| is_unused(index));
+        unused
+            .next()
+            .map_or(Ok(()), |(nodeid, _)| Err(ForgedState::Unused(*nodeid)))
     }
 
-    /// Marks the nodes that are the way to another one.
+    /// Marks the nodes that are the way to another one. Returns nodeids and indices of those that are not looked up.
     fn validate_nodes(
         &self,
-        finder: &mut NodeFinder<'_>,
+        finder: &mut NodeFinder,
         used: &mut [bool],
-    ) -> Result<(), ForgedState> {
-        let sound_root = self.nodes.get(0).is_some_and(|root| {
+    ) -> Result<Vec<(u64, usize)>, ForgedState> {
+        let mut forgotten = Vec::new();
+        let sound_root = self.nodes.iter().next().is_some_and(|root| {
             root.nodeid == ROOT && root.kind == DIRECTORY && root.mount == 0 && !root.lost
         });
         if !sound_root {
@@ -133,6 +136,12 @@ impl FsState {
         for (index, node) in self.nodes.iter().enumerate() {
             let nodeid = node.nodeid;
             self.validate_node(&node)?;
+            if !finder.add(&node) {
+                return Err(ForgedState::NodeTwice(nodeid));
+            }
+            if node.lookups == 0 && nodeid != ROOT {
+                forgotten.push((nodeid, index));
+            }
             let root_or_orphan = nodeid == ROOT || orphans.binary_search(&nodeid).is_ok();
             let names = node.locations.len();
             let names_max = match node.kind {
@@ -149,21 +158,13 @@ impl FsState {
                     return Err(ForgedState::Name(nodeid));
                 }
                 // Only parents that come earlier: no circle can be made of them.
-                let before = finder.find(parent).filter(|parent| *parent < index);
-                let way = before
-                    .and_then(|before| Some((self.nodes.get(before)?, used.get_mut(before)?)));
-                match way {
-                    Some((
-                        NodeV1 {
-                            kind: DIRECTORY, ..
-                        },
-                        used,
-                    )) => *used = true,
-                    _ => return Err(ForgedState::Parent { nodeid, parent }),
-                }
+                let before = finder.find(parent);
+                let before = before.filter(|found| found.index < index && found.kind == DIRECTORY);
+                let way = before.and_then(|found| used.get_mut(found.index));
+                *way.ok_or(ForgedState::Parent { nodeid, parent })? = true;
             }
         }
-        Ok(())
+        Ok(forgotten)
     }
 
     fn validate_node(&self, node: &Node<'_>) -> Result<(), ForgedState> {
@@ -199,7 +200,7 @@ impl FsState {
     /// Marks the nodes that are open.
     fn validate_handles(
         &self,
-        finder: &mut NodeFinder<'_>,
+        finder: &mut NodeFinder,
         used: &mut [bool],
     ) -> Result<(), ForgedState> {
         let next = self.share.next_handle;
@@ -219,12 +220,15 @@ impl FsState {
             if handle == 0 || handle >= next {
                 return Err(ForgedState::HandleNotGiven { handle, next });
             }
-            let node = finder.find(nodeid);
-            let kind = node.and_then(|node| Some(self.nodes.get(node)?.kind));
-            let Some(kind @ (REGULAR | DIRECTORY)) = kind else {
+            let Some(Found {
+                kind: kind @ (REGULAR | DIRECTORY),
+                index,
+                ..
+            }) = finder.find(nodeid)
+            else {
                 return Err(ForgedState::HandleTarget { handle, nodeid });
             };
-            if let Some(used) = node.and_then(|node| used.get_mut(node)) {
+            if let Some(used) = used.get_mut(index) {
                 *used = true;
             }
             if flags & !FLAGS != 0 || flags & FLAGS_ACCESS == 0 {
@@ -243,14 +247,14 @@ impl FsState {
         Ok(())
     }
 
-    fn validate_orphans(&self, finder: &mut NodeFinder<'_>) -> Result<(), ForgedState> {
+    fn validate_orphans(&self, finder: &mut NodeFinder) -> Result<(), ForgedState> {
         let nodeids = self.orphans.iter().map(|orphan| orphan.nodeid);
         twice(nodeids).map_or(Ok(()), |nodeid| Err(ForgedState::Orphan(nodeid)))?;
         let mut expected: u64 = 0;
         for orphan in &self.orphans {
             let nodeid = orphan.nodeid;
-            let node = finder.find(nodeid).and_then(|index| self.nodes.get(index));
-            let kind = node.filter(|node| !node.lost).map(|node| node.kind);
+            let found = finder.find(nodeid).filter(|found| !found.lost);
+            let kind = found.map(|found| found.kind);
             if nodeid == ROOT || kind != Some(orphan.mode & 0o170_000) {
                 return Err(ForgedState::Orphan(nodeid));
             }
