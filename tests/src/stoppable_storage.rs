@@ -30,7 +30,16 @@ pub struct StoppableStorage {
 impl StoppableStorage {
     /// An empty folder. Nothing of it is kept in the page cache.
     pub fn new() -> Result<Self> {
-        let (share, mountpoint) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        Self::at(tempfile::tempdir()?)
+    }
+
+    /// Likewise, at a folder of a name that nobody has yet, in `folder`.
+    pub fn new_in(folder: &Path) -> Result<Self> {
+        Self::at(tempfile::tempdir_in(folder)?)
+    }
+
+    fn at(mountpoint: TempDir) -> Result<Self> {
+        let share = tempfile::tempdir()?;
         let shared = share.path().display().to_string();
         let daemon = Daemon::start(
             "vhost-device-fs",

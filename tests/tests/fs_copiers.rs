@@ -1,5 +1,5 @@
 //! Are long reads that several threads carry out answered as one thread would answer them: cut into odd pieces, beside others that fail,
-//! of a file that shrinks, and when they hang while the device is stopped or its front-end leaves?
+//! of a file that shrinks, and when they hang while the device is stopped or its front-end leaves? And long writes and listings?
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -14,7 +14,7 @@ use tests::fuse_client::{Client, ROOT, Ticket, encode, request};
 use tests::guest::{Buffer, Manner, Table};
 use tests::random::Random;
 use tests::stoppable_storage::StoppableStorage;
-use vhost_device_fs::fuse::abi::{Opcode, OutHeader, ReadIn};
+use vhost_device_fs::fuse::abi::{Opcode, OutHeader, ReadIn, WriteIn};
 use vhost_device_fs::fuse::wire::Wire;
 
 /// Turns a hang into a failure.
@@ -197,6 +197,73 @@ fn odd_pieces_come_back_whole_and_errors_are_of_their_own_read() -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// Long writes to so many files in turns, and as many listings between them, are as those of one thread. Whether others have helped.
+fn write_and_list(files: usize, listings: usize) -> Result<bool> {
+    let share = tempfile::tempdir()?;
+    for number in 0..files {
+        fs::write(share.path().join(number.to_string()), "")?;
+    }
+    let daemon = start(share.path(), &[])?;
+    let mut client = boot(&daemon)?;
+    let mut random = Random::new(4);
+    let mut opened = Vec::new();
+    for number in 0..files {
+        let nodeid = client.lookup(ROOT, number.to_string())?.nodeid;
+        opened.push((nodeid, client.open(nodeid, 2)?.handle, Vec::new()));
+    }
+    let list = ReadIn {
+        handle: client.open_dir(ROOT)?.handle,
+        size: 8 << 10,
+        ..ReadIn::default()
+    };
+    let listing = client.call(Opcode::ReadDirPlus, ROOT, &encode(&list))?;
+    for _ in 0..20 {
+        let mut writes = Vec::new();
+        let mut lists = Vec::new();
+        for _ in 0..4 {
+            for (nodeid, handle, expected) in &mut opened {
+                let size = LONG + random.below(LONG);
+                let data = random.bytes(size);
+                let write = WriteIn {
+                    handle: *handle,
+                    offset: expected.len() as u64,
+                    size: u32::try_from(size)?,
+                    ..WriteIn::default()
+                };
+                expected.extend_from_slice(&data);
+                let body = [encode(&write), data].concat();
+                writes.push((client.send(Opcode::Write, *nodeid, &body)?, write.size));
+            }
+            for _ in 0..listings {
+                lists.push(client.send(Opcode::ReadDirPlus, ROOT, &encode(&list))?);
+            }
+        }
+        for (ticket, size) in writes {
+            ensure!(client.wait(ticket)?.starts_with(&size.to_le_bytes()));
+        }
+        for ticket in lists {
+            ensure!(client.wait(ticket)?.len() == listing.len());
+        }
+    }
+    for (number, (_, _, expected)) in opened.iter().enumerate() {
+        let written = fs::read(share.path().join(number.to_string()))?;
+        ensure!(written == *expected, "file {number}");
+    }
+    let names = threads(&daemon)?;
+    Ok(names.iter().any(|name| name.starts_with("fs-copier")))
+}
+
+/// Where there is more than one processor: one to write while another writes to another file, or lists. To write to the same file a second
+/// thread would only wait.
+#[test]
+fn others_help_with_long_writes_and_listings_but_not_to_write_one_file() -> Result<()> {
+    let can_help = thread::available_parallelism()?.get() > 1;
+    ensure!(write_and_list(3, 0)? == can_help, "writes");
+    ensure!(write_and_list(1, 2)? == can_help, "listings");
+    ensure!(!write_and_list(1, 0)?, "one file");
     Ok(())
 }
 
@@ -408,20 +475,26 @@ fn reads_that_outlive_their_front_end_leave_nothing_behind() -> Result<()> {
     Ok(())
 }
 
+/// Names of the daemon's threads.
+fn threads(daemon: &Daemon) -> Result<Vec<String>> {
+    let tasks = format!("/proc/{}/task", daemon.id().as_raw_nonzero());
+    let mut names = Vec::new();
+    for task in fs::read_dir(tasks)? {
+        // One may have ended in between.
+        names.extend(fs::read_to_string(task?.path().join("comm")));
+    }
+    Ok(names)
+}
+
 /// Until the threads that wait for requests of a connection that is gone have ended.
 fn until_buried(daemon: &Daemon) -> Result<()> {
     let end = Instant::now() + DEADLINE;
     loop {
-        let tasks = format!("/proc/{}/task", daemon.id().as_raw_nonzero());
-        let mut names = String::new();
-        for task in fs::read_dir(tasks)? {
-            // One may have ended in between.
-            names += &fs::read_to_string(task?.path().join("comm")).unwrap_or_default();
-        }
-        if !names.contains("farewell") {
+        let names = threads(daemon)?;
+        if !names.iter().any(|name| name.contains("farewell")) {
             return Ok(());
         }
-        ensure!(Instant::now() < end, "{names}");
+        ensure!(Instant::now() < end, "{names:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::device::{
     ConfigError, Device, DeviceInfo, Guest, LoadError, SaveError, StateSupport, SuspendError,
@@ -16,12 +16,13 @@ use common::ring::{DetachedRequest, Ring};
 use common::state::DeviceKind;
 
 use crate::config::{Config, TAG_BYTES_MAX};
-use crate::copiers::{CarryOut, Copiers};
-use crate::fuse::{Buffers, Served, Server, reads_long};
+use crate::fuse::{Buffers, Effort, Served, Server};
 use crate::load;
+use crate::pace::Pace;
 use crate::passthrough::{ConfigurationError, FileSystem};
 use crate::polling::{Look, Patience, Pollers};
 use crate::save;
+use crate::side_threads::{CarryOut, SideThreads};
 use crate::state::FsState;
 use crate::waiting::Waiting;
 
@@ -40,7 +41,8 @@ pub struct FsDevice {
     /// One for each ring, so that rings do not wait for each other and requests allocate nothing.
     lanes: Vec<Mutex<Lane>>,
     pollers: Pollers,
-    copiers: Copiers<DetachedRequest>,
+    copiers: SideThreads<DetachedRequest>,
+    waiters: SideThreads<DetachedRequest>,
     waiting: Arc<Waiting>,
 }
 
@@ -48,6 +50,8 @@ pub struct FsDevice {
 #[derive(Debug)]
 struct Lane {
     buffers: Buffers,
+    /// The nodeid of the file that much was written to last.
+    written: Option<u64>,
     patience: Patience,
 }
 
@@ -56,6 +60,8 @@ struct Lane {
 struct Shared {
     config: Config,
     file_system: FileSystem,
+    /// Of what waits for storage.
+    pace: Pace,
 }
 
 impl Shared {
@@ -67,10 +73,35 @@ impl Shared {
         }
     }
 
-    /// For one that only reads, and waits for no lock.
+    /// Serves `request`, unless `leave` wants it to be left, and remembers how long storage took for it.
+    fn serve(
+        &self,
+        may_wait: bool,
+        request: &Request,
+        buffers: &mut Buffers,
+        leave: &mut dyn FnMut(Effort, u64) -> bool,
+    ) -> Served {
+        let mut asked = None;
+        let served = self
+            .server(may_wait)
+            .serve(request, buffers, &mut |effort, nodeid| {
+                if effort == Effort::Waits {
+                    asked = Some(Instant::now());
+                }
+                leave(effort, nodeid)
+            });
+        if let Some(asked) = asked
+            && served != Served::Left
+        {
+            self.pace.answered_within(asked.elapsed());
+        }
+        served
+    }
+
+    /// For one that waits for no lock.
     fn carry_out(&self, request: DetachedRequest, buffers: &mut Buffers) {
-        let server = self.server(false);
-        if let Served::Answered(written) = server.serve(request.request(), buffers, &mut || {}) {
+        let served = self.serve(false, request.request(), buffers, &mut |_, _| false);
+        if let Served::Answered(written) = served {
             request.complete(written);
         }
     }
@@ -89,6 +120,7 @@ impl FsDevice {
             };
             Mutex::new(Lane {
                 buffers: Buffers::default(),
+                written: None,
                 patience: Patience::new(ring.into(), busy_poll),
             })
         };
@@ -99,10 +131,12 @@ impl FsDevice {
             waiting: Arc::new(Waiting::new(lanes.len())),
             lanes,
             pollers: Pollers::new(),
-            copiers: Copiers::default(),
+            copiers: SideThreads::that_copy(),
+            waiters: SideThreads::that_wait(),
             shared: Arc::new(Shared {
                 config,
                 file_system,
+                pace: Pace::default(),
             }),
         })
     }
@@ -111,25 +145,46 @@ impl FsDevice {
         &self.shared.file_system
     }
 
-    fn serve(&self, ring: &mut Ring<'_>, request: Request, buffers: &mut Buffers) {
-        // Only if others wait: to one program alone another thread is of no use.
-        if reads_long(&request) && ring.has_more() {
-            return self.share_out(ring.detach(request), buffers);
-        }
-        let server = self.shared.server(self.waiting.has_room(ring.index()));
-        match server.serve(&request, buffers, &mut || ring.flush()) {
+    fn serve(&self, ring: &mut Ring<'_>, request: Request, lane: &mut Lane) {
+        let may_wait = self.waiting.has_room(ring.index());
+        let mut threads = &self.copiers;
+        let mut leave = |effort, nodeid| match effort {
+            // Only if others wait: to one program alone another thread is of no use.
+            Effort::Copies => ring.has_more(),
+            // Nor is it if all write to one file: a second thread would only keep a processor waiting.
+            Effort::Writes => {
+                let before = lane.written.replace(nodeid);
+                before.is_some_and(|before| before != nodeid) && ring.has_more()
+            }
+            // Others may come meanwhile.
+            Effort::Waits => {
+                ring.flush();
+                threads = &self.waiters;
+                self.shared.pace.is_slow()
+            }
+        };
+        let served = self
+            .shared
+            .serve(may_wait, &request, &mut lane.buffers, &mut leave);
+        match served {
             Served::Answered(written) => ring.complete(request, written),
-            Served::Waits => self.wait(ring, request, buffers),
+            Served::Waits => self.wait(ring, request, &mut lane.buffers),
+            Served::Left => self.hand_over(threads, ring.detach(request), &mut lane.buffers),
         }
     }
 
-    /// Has a long request that others wait behind carried out by somebody else, if anybody has time for it.
-    fn share_out(&self, request: DetachedRequest, buffers: &mut Buffers) {
-        let copier = || -> Box<CarryOut<DetachedRequest>> {
+    /// Has a larger request carried out by somebody else, if anybody has time for it.
+    fn hand_over(
+        &self,
+        threads: &SideThreads<DetachedRequest>,
+        request: DetachedRequest,
+        buffers: &mut Buffers,
+    ) {
+        let carry_out = || -> Box<CarryOut<DetachedRequest>> {
             let shared = Arc::clone(&self.shared);
             Box::new(move |request, buffers| shared.carry_out(request, buffers))
         };
-        if let Err(request) = self.copiers.take(request, copier) {
+        if let Err(request) = threads.take(request, carry_out) {
             self.shared.carry_out(request, buffers);
         }
     }
@@ -139,16 +194,12 @@ impl FsDevice {
         let shared = Arc::clone(&self.shared);
         let serve = Box::new(move |request: &DetachedRequest, buffers: &mut Buffers| {
             let server = shared.server(true);
-            server.serve(request.request(), buffers, &mut || {})
+            server.serve(request.request(), buffers, &mut |_, _| false)
         });
         let request = ring.detach(request);
         let started = |thread: &Thread| self.file_system().set_lock_waiter(thread.clone());
         if let Err(request) = self.waiting.wait(ring.index(), request, serve, started) {
-            let server = self.shared.server(false);
-            if let Served::Answered(written) = server.serve(request.request(), buffers, &mut || {})
-            {
-                request.complete(written);
-            }
+            self.shared.carry_out(request, buffers);
         }
     }
 }
@@ -161,9 +212,9 @@ impl FsDevice {
         let lane = self.lanes.get(usize::from(HIGH_PRIORITY_RINGS))?;
         let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
         let server = self.shared.server(true);
-        match server.serve(request, &mut lane.buffers, &mut || {}) {
+        match server.serve(request, &mut lane.buffers, &mut |_, _| false) {
             Served::Answered(written) => Some(written),
-            Served::Waits => None,
+            Served::Waits | Served::Left => None,
         }
     }
 
@@ -235,24 +286,24 @@ impl Device for FsDevice {
             return;
         };
         let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
-        let Lane { buffers, patience } = &mut *lane;
+        let lane = &mut *lane;
         if ring.is_open() {
             for head in self.waiting.take_left(ring.index()) {
                 if let Some(request) = ring.take_up(head) {
-                    self.serve(ring, request, buffers);
+                    self.serve(ring, request, lane);
                 }
             }
         }
-        patience.woken(&self.pollers);
+        lane.patience.woken(&self.pollers);
         loop {
             while let Some(request) = ring.pop() {
-                self.serve(ring, request, buffers);
+                self.serve(ring, request, lane);
             }
             ring.flush();
             if let Some(request) = self.copiers.take_back() {
-                self.shared.carry_out(request, buffers);
-            } else if let Some(request) = patience.wait(&self.pollers, || look(ring)) {
-                self.serve(ring, request, buffers);
+                self.shared.carry_out(request, &mut lane.buffers);
+            } else if let Some(request) = lane.patience.wait(&self.pollers, || look(ring)) {
+                self.serve(ring, request, lane);
             } else {
                 break;
             }

@@ -18,16 +18,17 @@
 
 pub mod args;
 pub mod config;
-mod copiers;
 pub mod device;
 pub mod fuse;
 pub mod limits;
 pub mod load;
 pub mod operations;
+mod pace;
 pub mod passthrough;
 mod polling;
 pub mod sandbox;
 pub mod save;
+mod side_threads;
 pub mod state;
 mod store;
 pub mod translation;

@@ -142,7 +142,7 @@ impl Waiting {
                     continue;
                 }
                 match serve(&request, &mut buffers) {
-                    Served::Waits => still.push((ring, request)),
+                    Served::Waits | Served::Left => still.push((ring, request)),
                     Served::Answered(written) => {
                         self.ended(ring);
                         request.complete(written);

@@ -45,6 +45,11 @@ impl<'a> Call<'a> {
         self.data.as_ref().map_or(0, Writer::remaining)
     }
 
+    /// Bytes of data that it has to move, at most: from the guest, or to it.
+    pub(super) fn data_len(&self) -> usize {
+        self.rest_len.max(self.room())
+    }
+
     /// The extensions at the end of the arguments of a request that creates something; completes the caller.
     pub(super) fn extensions(&mut self) -> FsResult<Extensions<'a>> {
         let session = self.session.ok_or(Errno::IO)?;

@@ -11,13 +11,29 @@ use super::wire::Wire;
 use super::{attributes, data, directories, locks, names, xattrs};
 use crate::operations::FsResult;
 
+/// What a larger operation takes, as far as others on its ring are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// A processor, for longer than it takes to wake a thread.
+    Copies,
+    /// Likewise, and to write to a file: the host does one at a time.
+    Writes,
+    /// A thread, while the host's storage is at work.
+    Waits,
+}
+
+/// Data that takes far longer to copy than it takes to wake a thread, in bytes.
+const LONG_BYTES: usize = 128 << 10;
+/// Names that take far longer to look up, in bytes: each is a system call.
+const LONG_LISTING_BYTES: usize = 4 << 10;
+
 /// How one opcode is served.
 #[derive(Clone, Copy)]
 pub(super) struct Operation {
     pub(super) body: Body,
     pub(super) reply: Reply,
-    /// It waits for storage: completed requests are announced to the guest before it begins.
-    pub(super) slow: bool,
+    /// What it takes if it has so many bytes of data to move, and more.
+    pub(super) effort: Option<(Effort, usize)>,
     pub(super) run: fn(&mut Call<'_>) -> FsResult<()>,
 }
 
@@ -62,29 +78,30 @@ pub(super) fn operation(opcode: Opcode) -> Option<Operation> {
         Op::Create => answers::<(EntryOut, OpenOut)>(data::create),
         Op::TmpFile => answers::<(EntryOut, OpenOut)>(data::temporary_file),
         Op::Open => answers::<OpenOut>(data::open),
-        Op::Read => in_place(data::read),
+        Op::Read => copies(LONG_BYTES, in_place(data::read)),
         Op::Write => Operation {
             body: Body::Front(WriteIn::SIZE),
+            effort: Some((Effort::Writes, LONG_BYTES)),
             ..answers::<WriteOut>(data::write)
         },
         Op::Flush => done(data::flush),
         Op::Release => done(data::release),
-        Op::Fsync => slow(done(data::fsync)),
-        Op::Fallocate => slow(done(data::fallocate)),
+        Op::Fsync => waits(done(data::fsync)),
+        Op::Fallocate => waits(done(data::fallocate)),
         Op::Lseek => answers::<LseekOut>(data::seek),
-        Op::CopyFileRange => slow(answers::<WriteOut>(data::copy_file_range)),
-        Op::CopyFileRange64 => slow(answers::<CopyFileRangeOut>(data::copy_file_range_64)),
+        Op::CopyFileRange => waits(answers::<WriteOut>(data::copy_file_range)),
+        Op::CopyFileRange64 => waits(answers::<CopyFileRangeOut>(data::copy_file_range_64)),
         Op::GetAttr => answers::<AttrOut>(attributes::get),
         Op::SetAttr => answers::<AttrOut>(attributes::set),
         Op::Statx => answers::<StatxOut>(attributes::statx),
         Op::Access => done(attributes::access),
         Op::StatFs => answers::<StatFsOut>(attributes::statfs),
-        Op::SyncFs => slow(done(attributes::sync_filesystem)),
+        Op::SyncFs => waits(done(attributes::sync_filesystem)),
         Op::OpenDir => answers::<OpenOut>(directories::open),
         Op::ReadDir => done(directories::read),
-        Op::ReadDirPlus => done(directories::read_with_entries),
+        Op::ReadDirPlus => copies(LONG_LISTING_BYTES, done(directories::read_with_entries)),
         Op::ReleaseDir => done(directories::release),
-        Op::FsyncDir => slow(done(directories::fsync)),
+        Op::FsyncDir => waits(done(directories::fsync)),
         Op::SetXattr => done(xattrs::set),
         Op::GetXattr => done(xattrs::get),
         Op::ListXattr => done(xattrs::list),
@@ -107,7 +124,7 @@ const fn answers<T: Wire>(run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation {
     Operation {
         body: Body::Whole,
         reply: Reply::Bytes { at_least: T::SIZE },
-        slow: false,
+        effort: None,
         run,
     }
 }
@@ -117,7 +134,7 @@ const fn done(run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation {
     Operation {
         body: Body::Whole,
         reply: Reply::Bytes { at_least: 0 },
-        slow: false,
+        effort: None,
         run,
     }
 }
@@ -127,7 +144,7 @@ const fn in_place(run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation {
     Operation {
         body: Body::Whole,
         reply: Reply::InPlace,
-        slow: false,
+        effort: None,
         run,
     }
 }
@@ -137,15 +154,23 @@ const fn silent(body: Body, run: fn(&mut Call<'_>) -> FsResult<()>) -> Operation
     Operation {
         body,
         reply: Reply::None,
-        slow: false,
+        effort: None,
         run,
     }
 }
 
 /// It waits for storage.
-const fn slow(operation: Operation) -> Operation {
+const fn waits(operation: Operation) -> Operation {
     Operation {
-        slow: true,
+        effort: Some((Effort::Waits, 0)),
+        ..operation
+    }
+}
+
+/// It takes a processor for long if it has `at_least` so many bytes to move.
+const fn copies(at_least: usize, operation: Operation) -> Operation {
+    Operation {
+        effort: Some((Effort::Copies, at_least)),
         ..operation
     }
 }

@@ -18,4 +18,5 @@ pub mod session;
 pub mod wire;
 mod xattrs;
 
-pub use server::{Buffers, Served, Server, reads_long};
+pub use dispatch::Effort;
+pub use server::{Buffers, Served, Server};

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::abi::{InHeader, Opcode, OutHeader};
 use super::call::Call;
-use super::dispatch::{Body, Operation, Reply, operation};
+use super::dispatch::{Body, Effort, Operation, Reply, operation};
 use super::input::Input;
 use super::wire::Wire;
 use crate::config::Config;
@@ -17,9 +17,6 @@ use crate::passthrough::FileSystem;
 
 /// Greatest body that is copied: an extended attribute of 64 KiB with its name, or a symlink with its label.
 const BODY_BYTES_MAX: usize = 128 << 10;
-
-/// Data that takes far longer to copy than it takes to wake a thread, in bytes.
-const LONG_READ_BYTES: usize = 128 << 10;
 
 /// Requests without a header.
 static TOO_SHORT: Sparse = Sparse::new();
@@ -53,6 +50,8 @@ pub enum Served {
     Answered(u32),
     /// It waits for somebody else, and is to be served again. Nothing was written.
     Waits,
+    /// It was left as it is, since whoever was asked wanted that. Nothing was done.
+    Left,
 }
 
 /// How many bytes are behind the slot of the reply's header.
@@ -61,6 +60,8 @@ enum Answer {
     Nothing,
     /// There is none yet.
     Later,
+    /// There is none, for nothing was done.
+    Left,
     /// The reply is in [`Buffers::reply`].
     Reply,
     /// So many bytes are in guest memory already.
@@ -70,12 +71,12 @@ enum Answer {
 impl Server<'_> {
     /// Serves `request`.
     ///
-    /// `before_slow` runs before an operation that may take long.
+    /// `leave` is asked before an operation on a nodeid that takes some effort whether to leave it for somebody else.
     pub fn serve(
         &self,
         request: &Request,
         buffers: &mut Buffers,
-        before_slow: &mut dyn FnMut(),
+        leave: &mut dyn FnMut(Effort, u64) -> bool,
     ) -> Served {
         let mut reader = request.reader();
         let Ok(header) = copy::<InHeader>(&mut reader) else {
@@ -87,10 +88,11 @@ impl Server<'_> {
             }
             return Served::Answered(0);
         };
-        let answer = self.answer(&header, reader, request, buffers, before_slow);
+        let answer = self.answer(&header, reader, request, buffers, leave);
         let (error, behind, body) = match answer {
             Ok(Answer::Nothing) => return Served::Answered(0),
             Ok(Answer::Later) => return Served::Waits,
+            Ok(Answer::Left) => return Served::Left,
             Ok(Answer::Reply) => (0, buffers.reply.len(), buffers.reply.as_slice()),
             Ok(Answer::InPlace(bytes)) => (0, bytes, &[][..]),
             Err(error) => {
@@ -116,7 +118,7 @@ impl Server<'_> {
         mut reader: Reader<'_>,
         request: &Request,
         buffers: &mut Buffers,
-        before_slow: &mut dyn FnMut(),
+        leave: &mut dyn FnMut(Effort, u64) -> bool,
     ) -> FsResult<Answer> {
         let body_len = body_len(header, &reader)?;
         let opcode = Opcode::from_number(header.opcode).ok_or(Errno::NOSYS)?;
@@ -147,8 +149,11 @@ impl Server<'_> {
             may_wait: self.may_wait,
             waits: false,
         };
-        if operation.slow {
-            before_slow();
+        if let Some((effort, at_least)) = operation.effort
+            && call.data_len() >= at_least
+            && leave(effort, header.nodeid)
+        {
+            return Ok(Answer::Left);
         }
         (operation.run)(&mut call)?;
         if call.waits {
@@ -163,14 +168,6 @@ impl Server<'_> {
             Reply::Bytes { .. } => Ok(Answer::Reply),
         }
     }
-}
-
-/// Whether `request` reads so much that others would wait long behind it. Large writes are not among those: the host does one at a time
-/// to a file, and a second one would only keep a processor waiting.
-pub fn reads_long(request: &Request) -> bool {
-    request.writer().remaining() >= LONG_READ_BYTES
-        && copy::<InHeader>(&mut request.reader())
-            .is_ok_and(|header| header.opcode == Opcode::Read.number())
 }
 
 /// The length of the body, which must be there. What the chain holds beyond it is not part of the request.

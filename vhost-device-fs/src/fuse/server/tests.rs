@@ -19,6 +19,8 @@ const ROOM: &[usize] = &[OutHeader::SIZE, 1 << 20];
 
 /// In place of the reply of a request that waits; no reply is as short.
 const WAITS: &[u8] = b"waits";
+/// From so many bytes on, data is worth another thread.
+const LONG: usize = 128 << 10;
 
 /// A guest that sends bytes and looks at bytes.
 struct Guest {
@@ -96,9 +98,9 @@ impl Guest {
             file_system: &self.file_system,
             may_wait: true,
         };
-        match server.serve(&request, &mut self.buffers, &mut || {}) {
+        match server.serve(&request, &mut self.buffers, &mut |_, _| false) {
             Served::Answered(written) => request.written(usize::try_from(written).unwrap()),
-            Served::Waits => WAITS.to_vec(),
+            Served::Waits | Served::Left => WAITS.to_vec(),
         }
     }
 
@@ -589,27 +591,51 @@ fn attributes_of_files_are_passed_through() {
 }
 
 #[test]
-fn slow_operations_are_announced() {
+fn larger_operations_can_be_left_and_nothing_is_done_then() {
     let mut guest = Guest::new();
     let (entry, open) = guest.create("file");
-    let mut announced = |opcode: Opcode, body: &[u8]| {
+    let mut asked = |opcode: Opcode, body: &[u8], room: usize| {
         let header = guest.header(opcode.number(), entry.nodeid, body.len());
-        let request = Request::in_memory(&[&header, body], ROOM);
+        let request = Request::in_memory(&[&header, body], &[OutHeader::SIZE, room]);
         let server = Server {
             config: &guest.config,
             file_system: &guest.file_system,
             may_wait: true,
         };
-        let mut calls = 0;
-        server.serve(&request, &mut guest.buffers, &mut || calls += 1);
-        calls
+        let mut efforts = Vec::new();
+        let mut leave = |effort, nodeid| {
+            assert_eq!(nodeid, entry.nodeid);
+            efforts.push(effort);
+            true
+        };
+        let served = server.serve(&request, &mut guest.buffers, &mut leave);
+        assert_eq!(served == Served::Left, !efforts.is_empty());
+        efforts
     };
     let fsync = bytes(&FsyncIn {
         handle: open.handle,
         ..FsyncIn::default()
     });
-    assert_eq!(announced(Opcode::Fsync, &fsync), 1);
-    assert_eq!(announced(Opcode::Read, &read_in(open.handle, 0, 10)), 0);
+    assert_eq!(asked(Opcode::Fsync, &fsync, 0), [Effort::Waits]);
+    let mut write = |size: usize| {
+        let write = WriteIn {
+            handle: open.handle,
+            size: u32::try_from(size).unwrap(),
+            ..WriteIn::default()
+        };
+        asked(Opcode::Write, &[bytes(&write), vec![1; size]].concat(), 8)
+    };
+    assert_eq!(write(LONG), [Effort::Writes]);
+    assert_eq!(write(LONG - 1), []);
+    let mut read = |size: usize| {
+        let read = read_in(open.handle, 0, u32::try_from(size).unwrap());
+        asked(Opcode::Read, &read, size)
+    };
+    assert_eq!(read(LONG), [Effort::Copies]);
+    assert_eq!(read(LONG - 1), []);
+    let path = guest.path("file");
+    let written = fs::metadata(path).unwrap().len();
+    assert_eq!(written, LONG as u64 - 1);
 }
 
 /// Four rings make, find, rename, list, remove and forget the same few names. Whatever wins, each reply is sound, and
