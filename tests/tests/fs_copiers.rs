@@ -1,8 +1,9 @@
 //! Are long reads that several threads carry out answered as one thread would answer them: cut into odd pieces, beside others that fail,
 //! of a file that shrinks, and when they hang while the device is stopped or its front-end leaves? And long writes and listings?
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
+use std::fs::{self, File, Permissions};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,7 +15,7 @@ use tests::fuse_client::{Client, ROOT, Ticket, encode, request};
 use tests::guest::{Buffer, Manner, Table};
 use tests::random::Random;
 use tests::stoppable_storage::StoppableStorage;
-use vhost_device_fs::fuse::abi::{Opcode, OutHeader, ReadIn, WriteIn};
+use vhost_device_fs::fuse::abi::{EntryOut, MkDirIn, Opcode, OutHeader, ReadIn, WriteIn, init};
 use vhost_device_fs::fuse::wire::Wire;
 
 /// Turns a hang into a failure.
@@ -57,7 +58,6 @@ struct Sent {
 impl Read {
     /// Puts it on the ring, in pieces of odd sizes, and tells the device nothing.
     fn add(&self, client: &mut Client, unique: u64, random: &mut Random) -> Result<Sent> {
-        let memory = client.machine().memory().clone();
         let read = ReadIn {
             handle: self.handle,
             offset: self.offset,
@@ -65,37 +65,45 @@ impl Read {
             ..ReadIn::default()
         };
         let request = request(Opcode::Read, ROOT, unique, &encode(&read));
-        let place = |size: usize, writable| -> Result<Buffer> {
-            Ok(Buffer {
-                address: memory.allocate(size as u64)?,
-                length: u32::try_from(size)?,
-                writable,
-            })
-        };
-        let readable = place(request.len(), false)?;
-        memory.write(readable.address, &request)?;
         let mut left = OutHeader::SIZE + self.room;
-        let mut reply = Vec::new();
+        let mut pieces = Vec::new();
         while left > 0 {
-            let piece = match reply.len() {
+            let piece = match pieces.len() {
                 0 => 1 + random.below(40), // the header, a part of it, or more
                 1 => 1,
                 40.. => left,
                 _ => 1 + random.below(20_000),
             }
             .min(left);
-            reply.push(place(piece, true)?);
+            pieces.push(piece);
             left -= piece;
         }
-        let chain = [&[readable][..], &reply].concat();
-        let head = client.machine().ring(RING)?.add(&chain, Table::Indirect)?;
-        Ok(Sent {
-            unique,
-            head,
-            request: readable,
-            reply,
-        })
+        add(client, unique, &request, &pieces)
     }
+}
+
+/// Puts a request on the ring, with room for its reply in such pieces, and tells the device nothing.
+fn add(client: &mut Client, unique: u64, request: &[u8], pieces: &[usize]) -> Result<Sent> {
+    let memory = client.machine().memory().clone();
+    let place = |size: usize, writable| -> Result<Buffer> {
+        Ok(Buffer {
+            address: memory.allocate(size as u64)?,
+            length: u32::try_from(size)?,
+            writable,
+        })
+    };
+    let readable = place(request.len(), false)?;
+    memory.write(readable.address, request)?;
+    let reply = pieces.iter().map(|piece| place(*piece, true));
+    let reply = reply.collect::<Result<Vec<_>>>()?;
+    let chain = [&[readable][..], &reply].concat();
+    let head = client.machine().ring(RING)?.add(&chain, Table::Indirect)?;
+    Ok(Sent {
+        unique,
+        head,
+        request: readable,
+        reply,
+    })
 }
 
 /// Answers by their order: the error number, and the data.
@@ -264,6 +272,62 @@ fn others_help_with_long_writes_and_listings_but_not_to_write_one_file() -> Resu
     ensure!(write_and_list(3, 0)? == can_help, "writes");
     ensure!(write_and_list(1, 2)? == can_help, "listings");
     ensure!(!write_and_list(1, 0)?, "one file");
+    Ok(())
+}
+
+/// Each has the owner and the mode that its own request has asked for, whichever thread has made it, in sessions with and without ACLs.
+#[test]
+fn what_is_made_at_once_is_each_users_own() -> Result<()> {
+    const FILES: u32 = 60;
+    /// Where a request tells who it is from.
+    const USER: Range<usize> = 24..32;
+    let share = tempfile::tempdir()?;
+    fs::set_permissions(share.path(), Permissions::from_mode(0o777))?;
+    let options = ["--xattr", "--posix-acl=auto", "--persistent"];
+    let daemon = start(share.path(), &options)?;
+    for (round, flags) in [
+        (0, init::POSIX_ACL | init::DONT_MASK | init::SETXATTR_EXT),
+        (1, 0),
+    ] {
+        let mut client = Client::boot(daemon.connect()?)?;
+        let agreed = client.init(flags)?;
+        ensure!(u64::from(agreed.flags) & init::POSIX_ACL == flags & init::POSIX_ACL);
+        // The second session's is not to be what is left of the first one's.
+        let wanted = |number: u32| (number % 3, number % 4 * if round == 0 { 0o11 } else { 0 });
+        let mut sent = Vec::new();
+        for number in 0..FILES {
+            let (uid, umask) = wanted(number);
+            let make = MkDirIn { mode: 0o777, umask };
+            let name = format!("{round}-{number}\0");
+            let body = [&encode(&make)[..], name.as_bytes()];
+            let mut bytes = request(Opcode::MkDir, ROOT, number.into(), &body.concat());
+            bytes.splice(USER, [uid, uid].map(u32::to_le_bytes).concat());
+            sent.push(add(
+                &mut client,
+                number.into(),
+                &bytes,
+                &[OutHeader::SIZE + EntryOut::SIZE],
+            )?);
+        }
+        client.machine().ring(RING)?.publish()?;
+        for (error, _) in answers(&mut client, sent)? {
+            ensure!(error == 0, "error {error}");
+        }
+        for number in 0..FILES {
+            let (uid, umask) = wanted(number);
+            let made = fs::metadata(share.path().join(format!("{round}-{number}")))?;
+            let mode = 0o777 & !umask;
+            let found = (made.uid(), made.gid(), made.mode() & 0o7777);
+            ensure!(
+                found == (uid, uid, mode),
+                "{round}-{number}: {found:?}, not {mode:o}"
+            );
+        }
+    }
+    let names = threads(&daemon)?;
+    let can_help = thread::available_parallelism()?.get() > 1;
+    let has_helped = names.iter().any(|name| name.starts_with("fs-copier"));
+    ensure!(has_helped == can_help, "{names:?}");
     Ok(())
 }
 

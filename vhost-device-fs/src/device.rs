@@ -148,13 +148,17 @@ impl FsDevice {
     fn serve(&self, ring: &mut Ring<'_>, request: Request, lane: &mut Lane) {
         let may_wait = self.waiting.has_room(ring.index());
         let mut threads = &self.copiers;
+        let number = lane.patience.ring();
+        let can_help = |ring: &Ring<'_>| {
+            ring.has_more() && self.pollers.is_processor_left(number, Instant::now())
+        };
         let mut leave = |effort, nodeid| match effort {
             // Only if others wait: to one program alone another thread is of no use.
-            Effort::Copies => ring.has_more(),
+            Effort::Copies => can_help(ring),
             // Nor is it if all write to one file: a second thread would only keep a processor waiting.
             Effort::Writes => {
                 let before = lane.written.replace(nodeid);
-                before.is_some_and(|before| before != nodeid) && ring.has_more()
+                before.is_some_and(|before| before != nodeid) && can_help(ring)
             }
             // Others may come meanwhile.
             Effort::Waits => {
@@ -294,15 +298,20 @@ impl Device for FsDevice {
                 }
             }
         }
+        // A ring that is looked at because it was started is not in use.
+        let mut is_used = false;
         lane.patience.woken(&self.pollers);
         loop {
             while let Some(request) = ring.pop() {
+                is_used = true;
                 self.serve(ring, request, lane);
             }
             ring.flush();
             if let Some(request) = self.copiers.take_back() {
                 self.shared.carry_out(request, &mut lane.buffers);
-            } else if let Some(request) = lane.patience.wait(&self.pollers, || look(ring)) {
+            } else if is_used
+                && let Some(request) = lane.patience.wait(&self.pollers, || look(ring))
+            {
                 self.serve(ring, request, lane);
             } else {
                 break;

@@ -16,6 +16,7 @@ const WINDOW_MS: u64 = 10;
 #[derive(Debug)]
 pub(crate) struct Pollers {
     start: Instant,
+    processors: u32,
     rings_max: u32,
     /// The number of the window of time, and a bit for each ring that had something in it and in the one before.
     window: AtomicU64,
@@ -27,13 +28,14 @@ impl Pollers {
     /// As many rings may be in use for somebody to look as the host has processors, by half.
     pub(crate) fn new() -> Self {
         let processors = available_parallelism().map_or(1, usize::from);
-        Self::at_most(u32::try_from(processors / 2).unwrap_or(u32::MAX).max(1))
+        Self::with_processors(u32::try_from(processors).unwrap_or(u32::MAX))
     }
 
-    fn at_most(rings_max: u32) -> Self {
+    fn with_processors(processors: u32) -> Self {
         Self {
             start: Instant::now(),
-            rings_max,
+            processors,
+            rings_max: (processors / 2).max(1),
             window: AtomicU64::new(0),
             now: AtomicU64::new(0),
             before: AtomicU64::new(0),
@@ -57,8 +59,18 @@ impl Pollers {
     }
 
     fn may_look(&self) -> bool {
+        self.rings_in_use() <= self.rings_max
+    }
+
+    /// `ring` is in use. Whether the host has a processor beside those that all such rings need.
+    pub(crate) fn is_processor_left(&self, ring: u32, at: Instant) -> bool {
+        self.in_use(ring, at);
+        self.rings_in_use() < self.processors
+    }
+
+    fn rings_in_use(&self) -> u32 {
         let rings = self.now.load(Ordering::Relaxed) | self.before.load(Ordering::Relaxed);
-        rings.count_ones() <= self.rings_max
+        rings.count_ones()
     }
 }
 
@@ -104,6 +116,11 @@ impl Patience {
             vain: 0,
             left_out: 0,
         }
+    }
+
+    /// Its number.
+    pub(crate) fn ring(&self) -> u32 {
+        self.ring
     }
 
     /// Something came, and somebody else has noticed.
@@ -168,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_short_gap_is_waited_for_and_a_long_one_is_not() {
-        let pollers = Pollers::at_most(1);
+        let pollers = Pollers::with_processors(2);
         let mut patience = Patience::new(1, LONG);
         assert!(!looks(&mut patience, &pollers), "there was no gap yet");
         patience.woken(&pollers);
@@ -184,7 +201,7 @@ mod tests {
 
     #[test]
     fn in_vain_it_ends() {
-        let pollers = Pollers::at_most(1);
+        let pollers = Pollers::with_processors(2);
         let mut patience = Patience::new(1, Duration::from_millis(2));
         patience.last_gap_was_short = true;
         let mut count = 0;
@@ -199,7 +216,7 @@ mod tests {
 
     #[test]
     fn in_vain_it_looks_less_and_less_often() {
-        let pollers = Pollers::at_most(1);
+        let pollers = Pollers::with_processors(2);
         let mut patience = Patience::new(1, Duration::from_micros(1));
         patience.last_gap_was_short = true;
         let mut tries = Vec::new();
@@ -219,7 +236,7 @@ mod tests {
 
     #[test]
     fn nobody_looks_while_many_rings_are_in_use() {
-        let pollers = Pollers::at_most(1);
+        let pollers = Pollers::with_processors(2);
         let windows = |count| pollers.start + Duration::from_millis(WINDOW_MS * count);
         for at in 5..8 {
             pollers.in_use(1, windows(at));
@@ -237,8 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_is_left_if_rings_in_use_are_fewer() {
+        let pollers = Pollers::with_processors(2);
+        let windows = |count| pollers.start + Duration::from_millis(WINDOW_MS * count);
+        for at in 5..8 {
+            assert!(pollers.is_processor_left(1, windows(at)));
+        }
+        assert!(!pollers.is_processor_left(2, windows(8)));
+        assert!(
+            pollers.is_processor_left(2, windows(9)),
+            "the first one is idle"
+        );
+        assert!(!Pollers::with_processors(1).is_processor_left(1, windows(1)));
+    }
+
+    #[test]
     fn whoever_looks_ends_when_others_are_in_use() {
-        let pollers = Pollers::at_most(1);
+        let pollers = Pollers::with_processors(2);
         let mut patience = Patience::new(1, LONG);
         patience.last_gap_was_short = true;
         let nothing: Option<()> = patience.wait(&pollers, || {
@@ -252,7 +284,7 @@ mod tests {
 
     #[test]
     fn whoever_looks_ends_with_the_ring() {
-        let pollers = Pollers::at_most(1);
+        let pollers = Pollers::with_processors(2);
         let mut patience = Patience::new(1, LONG);
         patience.last_gap_was_short = true;
         let mut looks = [Look::Nothing, Look::Closed].into_iter();

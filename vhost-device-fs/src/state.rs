@@ -155,7 +155,7 @@ pub struct MountV1 {
     pub file_system: u64,
 }
 
-/// An inode that the guest knows. `L` is how its names are kept in memory: on the wire all are a `Vec<LocationV1>`.
+/// An inode that the guest knows. `L` is how its names are kept in memory: on the wire of version 1 of `INOD` all are a `Vec<LocationV1>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeV1<L = Vec<LocationV1>> {
     /// The guest's name for it.

@@ -27,7 +27,7 @@
 //! found as well. Checksums find accidents. They are no defence against forgery: whatever passes
 //! them is still checked by the schema, by [`Limits`] and by the device.
 //!
-//! A payload is opaque here ([`StateWriter::raw`]), or one value or a table of values in bincode's
+//! A payload is opaque here ([`StateWriter::raw`], [`StateWriter::piece`]), or one value or a table of values in bincode's
 //! fixed-width encoding ([`StateWriter::section`], [`StateWriter::table`]).
 
 mod error;

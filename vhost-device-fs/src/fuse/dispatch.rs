@@ -66,17 +66,17 @@ pub(super) fn operation(opcode: Opcode) -> Option<Operation> {
         Op::Lookup => answers::<EntryOut>(names::lookup),
         Op::Forget => silent(Body::Whole, names::forget),
         Op::BatchForget => silent(Body::Front(BatchForgetIn::SIZE), names::batch_forget),
-        Op::Symlink => answers::<EntryOut>(names::symlink),
-        Op::MkNod => answers::<EntryOut>(names::make_node),
-        Op::MkDir => answers::<EntryOut>(names::make_directory),
+        Op::Symlink => creates(answers::<EntryOut>(names::symlink)),
+        Op::MkNod => creates(answers::<EntryOut>(names::make_node)),
+        Op::MkDir => creates(answers::<EntryOut>(names::make_directory)),
         Op::Link => answers::<EntryOut>(names::link),
         Op::Unlink => done(names::unlink),
         Op::RmDir => done(names::remove_directory),
         Op::Rename => done(names::rename),
         Op::Rename2 => done(names::rename_with_flags),
         Op::ReadLink => done(names::read_link),
-        Op::Create => answers::<(EntryOut, OpenOut)>(data::create),
-        Op::TmpFile => answers::<(EntryOut, OpenOut)>(data::temporary_file),
+        Op::Create => creates(answers::<(EntryOut, OpenOut)>(data::create)),
+        Op::TmpFile => creates(answers::<(EntryOut, OpenOut)>(data::temporary_file)),
         Op::Open => answers::<OpenOut>(data::open),
         Op::Read => copies(LONG_BYTES, in_place(data::read)),
         Op::Write => Operation {
@@ -165,6 +165,11 @@ const fn waits(operation: Operation) -> Operation {
         effort: Some((Effort::Waits, 0)),
         ..operation
     }
+}
+
+/// It makes an inode: many system calls.
+const fn creates(operation: Operation) -> Operation {
+    copies(0, operation)
 }
 
 /// It takes a processor for long if it has `at_least` so many bytes to move.

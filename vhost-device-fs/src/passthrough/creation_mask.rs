@@ -18,12 +18,14 @@ thread_local! {
     static APART: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work` with the file mode creation mask `mask`; on this thread only.
+/// Does `work` with the file mode creation mask `mask`; on this thread only, which has an empty one otherwise.
 pub(super) fn with_mask<T>(mask: u32, work: impl FnOnce() -> FsResult<T>) -> FsResult<T> {
     if !APART.get() {
         // SAFETY: what is unsafe about `unshare` is a table of descriptors of one's own (`CLONE_FILES`), in which the
         // numbers that other threads hold mean something else. This one takes nothing but `CLONE_FS`.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+        // The one that it has shared may have been another thread's at this moment.
+        rustix::process::umask(Mode::empty());
         APART.set(true);
     }
     let _restore = Restore(rustix::process::umask(Mode::from_raw_mode(mask & 0o777)));
@@ -70,9 +72,22 @@ mod tests {
         neighbour.join().unwrap();
     }
 
+    /// As when a ring's thread starts another one.
     #[test]
-    fn the_mask_is_back_after_success_error_and_panic() {
-        let before = mask();
+    fn a_mask_that_was_shared_for_a_moment_is_not_kept() {
+        let seen = with_mask(0o027, || {
+            let other = || {
+                with_mask(0o002, || Ok(()))?;
+                Ok(mask())
+            };
+            std::thread::spawn(other).join().unwrap()
+        });
+        assert_eq!(seen, Ok(Mode::empty()));
+    }
+
+    #[test]
+    fn the_mask_is_empty_again_after_success_error_and_panic() {
+        let before = Mode::empty();
         assert_eq!(with_mask(0o777, || Ok(())), Ok(()));
         assert_eq!(mask(), before, "after success");
         let failed = with_mask(0o777, || Err::<(), _>(Errno::IO));
