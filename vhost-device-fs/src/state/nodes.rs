@@ -5,6 +5,7 @@
 mod finder;
 mod number;
 mod packed;
+mod version_1;
 
 use std::fmt::{Debug, Formatter};
 
@@ -13,6 +14,7 @@ use common::state::{Section, StateError};
 pub use self::finder::{Found, NodeFinder};
 pub use self::packed::Locations;
 use self::packed::{Before, pack, unpack};
+use self::version_1::Few;
 use super::{LocationV1, NodeV1};
 
 /// Inodes in one state: as many as a guest can make a back-end of ours keep.
@@ -36,6 +38,8 @@ pub enum PackedError {
     Number,
     #[error("with it there are more than {0} inodes")]
     TooMany(usize),
+    #[error("an inode of it has {0} names, more than {LOCATIONS_MAX}")]
+    Names(usize),
 }
 
 /// A table of [`NodeV1`].
@@ -72,14 +76,14 @@ impl NodeTable {
         let mut before = Before::default();
         let mut rest = section.bytes();
         while !rest.is_empty() {
-            let is_one_more = self.count < count_max;
-            let node = unpack(&mut rest, &mut before);
-            node.and_then(|_| {
-                is_one_more
-                    .then_some(())
-                    .ok_or(PackedError::TooMany(count_max))
-            })
-            .map_err(|error| section.malformed(error))?;
+            let node = unpack(&mut rest, &mut before).map_err(|error| section.malformed(error))?;
+            let names = node.locations.len();
+            if names > LOCATIONS_MAX {
+                return Err(section.malformed(PackedError::Names(names)));
+            }
+            if self.count >= count_max {
+                return Err(section.malformed(PackedError::TooMany(count_max)));
+            }
             self.count += 1;
         }
         self.pieces.push(section.into_bytes());
@@ -89,7 +93,7 @@ impl NodeTable {
 
     /// Adds the inodes of a section as versions 1 and 2 of the state have it.
     pub(super) fn read_version_1(&mut self, section: &Section) -> Result<(), StateError> {
-        section.decode_items(self.count, NODES_MAX, |node: NodeV1| self.push(node))
+        section.decode_items(self.count, NODES_MAX, |node: NodeV1<Few>| self.push(node))
     }
 
     /// The payloads of its sections; at least one.

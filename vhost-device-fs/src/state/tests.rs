@@ -713,3 +713,19 @@ fn each_version_holds_all_inodes() {
         assert_eq!(read, state);
     }
 }
+
+#[test]
+fn more_names_than_an_inode_can_have_are_not_even_decoded() {
+    let mut draft = Draft::new();
+    draft.nodes[2].locations = vec![draft.nodes[2].locations[0].clone(); LOCATIONS_MAX + 1];
+    let state = draft.finish();
+    for version in FsState::VERSION_OLDEST..=FsState::VERSION {
+        let mut bytes = Vec::new();
+        write_state(&state, version, &mut bytes).unwrap();
+        let refused = read_state::<FsState>(&mut bytes.as_slice(), &Limits::default()).unwrap_err();
+        assert!(
+            matches!(refused, StateError::Payload { tag: NODES, .. }),
+            "{refused:?}"
+        );
+    }
+}
