@@ -34,12 +34,6 @@ fn start(share: &Path, options: &[&str]) -> Result<Daemon> {
     Daemon::start("vhost-device-fs", arguments.chain(options.iter().copied()))
 }
 
-fn boot(daemon: &Daemon) -> Result<Client> {
-    let mut client = Client::boot(daemon.connect()?)?;
-    client.init(0)?;
-    Ok(client)
-}
-
 /// A READ, how its reply is cut, and what is expected of it.
 struct Read {
     handle: u64,
@@ -147,7 +141,7 @@ fn odd_pieces_come_back_whole_and_errors_are_of_their_own_read() -> Result<()> {
     let content = random.bytes(FILE_BYTES);
     fs::write(share.path().join("file"), &content)?;
     let daemon = start(share.path(), &[])?;
-    let mut client = boot(&daemon)?;
+    let mut client = Client::begin(daemon.connect()?, 0)?;
     let file = client.lookup(ROOT, "file")?;
     let good = client.open(file.nodeid, 0)?.handle;
     let folder = client.open_dir(ROOT)?.handle;
@@ -217,7 +211,7 @@ fn write_and_list(files: usize, listings: usize, others_help: bool) -> Result<()
         fs::write(share.path().join(number.to_string()), "")?;
     }
     let daemon = start(share.path(), &[])?;
-    let mut client = boot(&daemon)?;
+    let mut client = Client::begin(daemon.connect()?, 0)?;
     let mut random = Random::new(4);
     let mut opened = Vec::new();
     for number in 0..files {
@@ -363,7 +357,7 @@ fn of_a_file_that_shrinks_there_is_less_and_nothing_else() -> Result<()> {
     let path = share.path().join("file");
     fs::write(&path, &content)?;
     let daemon = start(share.path(), &[])?;
-    let mut client = boot(&daemon)?;
+    let mut client = Client::begin(daemon.connect()?, 0)?;
     let file = client.lookup(ROOT, "file")?;
     let handle = client.open(file.nodeid, 0)?.handle;
     let stop = AtomicBool::new(false);
@@ -484,16 +478,13 @@ fn reads_that_hang_are_waited_for_and_the_others_stay_with_the_guest() -> Result
     let hanging = Hanging::new()?;
     let options = ["--suspend-timeout-ms=300"];
     let source = start(hanging.storage.path(), &options)?;
-    let mut client = boot(&source)?;
+    let mut client = Client::begin(source.connect()?, 0)?;
     let tickets = hanging.send(&mut client)?;
     thread::sleep(Duration::from_millis(100));
     ensure!(client.machine().frontend().suspend().is_err());
     ensure!(count_answered(&mut client, &tickets)? == 0);
     hanging.storage.release()?;
-    let end = Instant::now() + DEADLINE;
-    while client.machine().frontend().suspend().is_err() {
-        ensure!(Instant::now() < end, "it is never suspended");
-    }
+    client.machine().suspend_at_last()?;
     let before = client.machine().memory().snapshot()?;
     let answered = count_answered(&mut client, &tickets)?;
     thread::sleep(Duration::from_millis(100));
@@ -523,7 +514,7 @@ fn reads_that_outlive_their_front_end_leave_nothing_behind() -> Result<()> {
     let daemon = start(hanging.storage.path(), &["--persistent"])?;
     let mut counts = None;
     for round in 0..3 {
-        let mut client = boot(&daemon)?;
+        let mut client = Client::begin(daemon.connect()?, 0)?;
         let _lost = hanging.send(&mut client)?;
         thread::sleep(Duration::from_millis(100));
         drop(client);
@@ -591,9 +582,9 @@ fn a_guest_moves_in_when_reads_of_the_one_before_have_ended() -> Result<()> {
     let hanging = Hanging::new()?;
     let daemon = start(hanging.storage.path(), &["--persistent"])?;
     let elsewhere = start(hanging.storage.shared(), &[])?;
-    let mut guest = boot(&elsewhere)?;
+    let mut guest = Client::begin(elsewhere.connect()?, 0)?;
     guest.mk_dir(ROOT, "folder", 0o755)?;
-    let mut client = boot(&daemon)?;
+    let mut client = Client::begin(daemon.connect()?, 0)?;
     let _lost = hanging.send(&mut client)?;
     thread::sleep(Duration::from_millis(100));
     drop(client);

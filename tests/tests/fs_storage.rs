@@ -57,25 +57,11 @@ impl Share {
     }
 }
 
-fn boot(daemon: &Daemon) -> Result<Client> {
-    let mut client = Client::boot(daemon.connect()?)?;
-    client.init(0)?;
-    Ok(client)
-}
-
-fn until_suspended(client: &mut Client) -> Result<()> {
-    let end = Instant::now() + DEADLINE;
-    while client.machine().frontend().suspend().is_err() {
-        ensure!(Instant::now() < end, "it is never suspended");
-    }
-    Ok(())
-}
-
 #[test]
 fn others_are_served_while_storage_hangs() -> Result<()> {
     let share = Share::new()?;
     let source = share.start()?;
-    let mut client = boot(&source)?;
+    let mut client = Client::begin(source.connect()?, 0)?;
     let quick = client.lookup(ROOT, "quick")?.nodeid;
     let (nodeid, fsync) = share.open(&mut client)?;
     share.storage.hang()?;
@@ -97,7 +83,7 @@ fn others_are_served_while_storage_hangs() -> Result<()> {
     // What is on its way is waited for, and so long it is not suspended.
     ensure!(client.machine().frontend().suspend().is_err());
     share.storage.release()?;
-    until_suspended(&mut client)?;
+    client.machine().suspend_at_last()?;
     client.machine().frontend().resume()?;
     for ticket in hanging {
         client.wait(ticket)?;
@@ -119,7 +105,7 @@ fn what_hangs_when_the_front_end_leaves_is_nobody_elses() -> Result<()> {
     let folder = share.folder.path().to_str().context("plain names")?;
     let arguments = ["--shared-dir", folder, "--persistent"];
     let daemon = Daemon::start("vhost-device-fs", arguments)?;
-    let mut client = boot(&daemon)?;
+    let mut client = Client::begin(daemon.connect()?, 0)?;
     let (nodeid, fsync) = share.open(&mut client)?;
     share.storage.hang()?;
     let _lost = client.send(Opcode::Fsync, nodeid, &fsync)?;

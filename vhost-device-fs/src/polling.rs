@@ -17,7 +17,6 @@ const WINDOW_MS: u64 = 10;
 pub(crate) struct Pollers {
     start: Instant,
     processors: u32,
-    rings_max: u32,
     /// The number of the window of time, and a bit for each ring that had something in it and in the one before.
     window: AtomicU64,
     now: AtomicU64,
@@ -35,7 +34,6 @@ impl Pollers {
         Self {
             start: Instant::now(),
             processors,
-            rings_max: (processors / 2).max(1),
             window: AtomicU64::new(0),
             now: AtomicU64::new(0),
             before: AtomicU64::new(0),
@@ -59,7 +57,7 @@ impl Pollers {
     }
 
     fn may_look(&self) -> bool {
-        self.rings_in_use() <= self.rings_max
+        self.rings_in_use() <= (self.processors / 2).max(1)
     }
 
     /// `ring` is in use. Whether the host has a processor beside those that all such rings need.

@@ -39,7 +39,7 @@ pub fn repaired(bytes: &[u8]) -> Result<Vec<u8>, StateError> {
             length << 8 | usize::from(header.get(8 + index).copied().unwrap_or_default())
         });
         let (payload, after) = after.split_at(claimed.min(after.len()));
-        writer.emit(tag, short(&header, 4), importance, payload)?;
+        writer.piece(tag, short(&header, 4), importance, payload)?;
         rest = after;
     }
     writer.end()?;

@@ -176,7 +176,7 @@ fn forged(write: impl FnOnce(&mut StateWriter<'_>)) -> Vec<u8> {
 
 /// A stream with one forged payload, sound in everything else.
 fn forged_payload(tag: Tag, payload: &[u8]) -> Vec<u8> {
-    forged(|writer| writer.emit(tag, 1, Importance::Critical, payload).unwrap())
+    forged(|writer| writer.piece(tag, 1, Importance::Critical, payload).unwrap())
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn an_end_that_does_not_fit_is_refused() {
     ] {
         let bytes = forged(|writer| {
             writer
-                .emit(Tag::END, version, Importance::Critical, &payload)
+                .piece(Tag::END, version, Importance::Critical, &payload)
                 .unwrap();
         });
         let error = read::<Sample>(&bytes).unwrap_err();

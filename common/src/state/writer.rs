@@ -97,7 +97,7 @@ impl<'a> StateWriter<'a> {
     ) -> Result<(), StateError> {
         let mut payload = Vec::new();
         encode_value(tag, value, &mut payload)?;
-        self.emit(tag, version, importance, &payload)
+        self.piece(tag, version, importance, &payload)
     }
 
     /// Writes a table of any length, one item at a time, as as many sections as it takes. An empty
@@ -122,7 +122,7 @@ impl<'a> StateWriter<'a> {
             }
             if count > 0 && payload.len() > TABLE_BYTES {
                 let whole = payload.get(..before).unwrap_or_default();
-                self.emit(tag, version, importance, whole)?;
+                self.piece(tag, version, importance, whole)?;
                 payload.drain(COUNT_BYTES..before);
                 count = 0;
             }
@@ -131,18 +131,7 @@ impl<'a> StateWriter<'a> {
                 *byte = new;
             }
         }
-        self.emit(tag, version, importance, &payload)
-    }
-
-    /// Writes opaque bytes as one section, of at most [`SECTION_BYTES_MAX`] bytes.
-    pub fn piece(
-        &mut self,
-        tag: Tag,
-        version: u16,
-        importance: Importance,
-        bytes: &[u8],
-    ) -> Result<(), StateError> {
-        self.emit(tag, version, importance, bytes)
+        self.piece(tag, version, importance, &payload)
     }
 
     /// Writes opaque bytes as as many sections as it takes; no bytes are one empty section.
@@ -174,7 +163,7 @@ impl<'a> StateWriter<'a> {
             source
                 .read_exact(&mut chunk)
                 .map_err(|source| self.failed(source))?;
-            self.emit(tag, version, importance, &chunk)?;
+            self.piece(tag, version, importance, &chunk)?;
             left -= wanted as u64;
             if left == 0 {
                 return Ok(());
@@ -190,7 +179,7 @@ impl<'a> StateWriter<'a> {
             sections,
             bytes: self.offset + length as u64,
         };
-        self.emit(
+        self.piece(
             Tag::END,
             End::VERSION,
             Importance::Critical,
@@ -203,7 +192,8 @@ impl<'a> StateWriter<'a> {
         })
     }
 
-    pub(super) fn emit(
+    /// Writes opaque bytes as one section, of at most [`SECTION_BYTES_MAX`] bytes.
+    pub fn piece(
         &mut self,
         tag: Tag,
         version: u16,

@@ -120,6 +120,13 @@ impl Client {
         })
     }
 
+    /// One that has agreed on a session, for which it offers these flags of INIT.
+    pub fn begin(frontend: Frontend, flags: u64) -> anyhow::Result<Self> {
+        let mut client = Self::boot(frontend)?;
+        client.init(flags)?;
+        Ok(client)
+    }
+
     /// The machine below, to stop, snapshot or migrate it.
     pub fn machine(&mut self) -> &mut Machine {
         &mut self.machine

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -27,6 +28,11 @@ pub const PROTOCOL_FEATURES: u64 = protocol_feature::MQ
     | protocol_feature::CONFIGURE_MEM_SLOTS
     | protocol_feature::DEVICE_STATE
     | protocol_feature::SUSPEND;
+
+/// Turns a device that is never suspended into a failure.
+const SUSPENSION_MAX: Duration = Duration::from_mins(1);
+/// Between two attempts.
+const SUSPENSION_INTERVAL: Duration = Duration::from_millis(10);
 
 /// When a destination is given the state, as seen in the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +216,16 @@ impl Machine {
             *ring = Ring::new(&self.memory, ring.index(), size, event_idx)?;
         }
         self.start(&vec![0; self.rings.len()])
+    }
+
+    /// Asks for a suspension until it is granted: what has hung until now may take longer than its deadline on a busy machine.
+    pub fn suspend_at_last(&mut self) -> Result<()> {
+        let end = Instant::now() + SUSPENSION_MAX;
+        while let Err(error) = self.frontend.suspend() {
+            ensure!(Instant::now() < end, "it is never suspended: {error}");
+            thread::sleep(SUSPENSION_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Stops all rings; returns their bases. The device is silent afterwards.

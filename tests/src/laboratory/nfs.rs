@@ -126,18 +126,12 @@ fn daemon(share: &Path) -> Result<Daemon> {
     Daemon::start("vhost-device-fs", options)
 }
 
-fn boot(daemon: &Daemon) -> Result<Client> {
-    let mut client = Client::boot(daemon.connect()?)?;
-    client.init(u64::MAX)?;
-    Ok(client)
-}
-
 /// What the guest wrote is at the server before its state is complete, whoever asks.
 fn synced_when_handed_over() -> Result<()> {
     const RDWR: u32 = 2;
     let shared = Shared::new()?;
     let daemon = daemon(shared.one())?;
-    let mut client = boot(&daemon)?;
+    let mut client = Client::begin(daemon.connect()?, u64::MAX)?;
     let (entry, opened) = client.create(ROOT, "file", RDWR, 0o644)?;
     client.write(entry.nodeid, opened.handle, 0, b"written")?;
     let server = shared.on_server("file")?;
@@ -160,7 +154,7 @@ fn changed_on_the_way() -> Result<()> {
         fs::write(server.join(name), name)?;
     }
     let source = daemon(shared.one())?;
-    let mut client = boot(&source)?;
+    let mut client = Client::begin(source.connect()?, u64::MAX)?;
     let folder = client.lookup(ROOT, "folder")?.nodeid;
     let nodes = names.map(|name| client.lookup(folder, name));
     let destination = daemon(&shared.other)?;
@@ -193,7 +187,7 @@ fn changed_on_the_way() -> Result<()> {
 fn removed_while_open() -> Result<()> {
     let shared = Shared::new()?;
     let source = daemon(shared.one())?;
-    let mut client = boot(&source)?;
+    let mut client = Client::begin(source.connect()?, u64::MAX)?;
     let folder = client.mk_dir(ROOT, "folder", 0o755)?.nodeid;
     let handle = client.open_dir(folder)?.handle;
     client.rm_dir(ROOT, "folder")?;
@@ -218,7 +212,7 @@ fn renamed_as_if_removed() -> Result<()> {
     for name in [".nfs-notes", ".nfs000000000000000100000001"] {
         let shared = Shared::new()?;
         let source = daemon(shared.one())?;
-        let mut client = boot(&source)?;
+        let mut client = Client::begin(source.connect()?, u64::MAX)?;
         let (entry, opened) = client.create(ROOT, "file", RDWR, 0o644)?;
         client.write(entry.nodeid, opened.handle, 0, b"first")?;
         fs::rename(shared.one().join("file"), shared.one().join(name))?;
@@ -244,7 +238,7 @@ fn a_server_that_hangs() -> Result<()> {
     const RDWR: u32 = 2;
     let shared = Shared::new()?;
     let source = daemon(shared.one())?;
-    let mut client = boot(&source)?;
+    let mut client = Client::begin(source.connect()?, u64::MAX)?;
     let (entry, opened) = client.create(ROOT, "file", RDWR, 0o644)?;
     client.write(entry.nodeid, opened.handle, 0, b"written")?;
     let frozen = Frozen::new()?;
